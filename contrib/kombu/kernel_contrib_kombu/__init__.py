@@ -1,0 +1,1 @@
+"""Serializers and compressors registered in kombu, by their names, for kernel."""

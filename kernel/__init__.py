@@ -1,0 +1,1 @@
+"""A distributed task queue built as a pluggable microkernel."""

@@ -1,0 +1,1 @@
+"""The contracts of the driver kinds, one file each. This package is the stable surface for plugin authors."""

@@ -1,0 +1,159 @@
+"""The result backend: one record a task, of which the first terminal state wins."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from kernel.interfaces.setting import Setting
+
+INTERFACE = (1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """What a backend is built from. `expires` is `result_expires` in seconds (None: never)."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    expires: float | None = 86400.0
+    timeout: float = 4.0
+    app_name: str = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCapabilities:
+    crosses_processes: bool = True
+    durable: bool = True
+    groups: bool = True
+    chords: bool = True
+    push: bool = True
+    """A watcher is woken by the store, and does not poll."""
+    every_state: bool = True
+    """A watcher sees each state a record goes through, and not just the newest."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """What is known of a task.
+
+    `result` is the serialized value, exception or meta, of `content_type`; the backend never reads it.
+    `children` is JSON text of a list of result tuples. `date_done` is in Unix seconds, for terminal states.
+    `attempt` is the number of times the task was replayed from the dead letters: a record of a later attempt
+    may replace FAILURE or REVOKED of an earlier one, never SUCCESS.
+    The fields from `name` on are filled when results are extended; `args` and `kwargs` are serialized.
+    """
+
+    id: str
+    state: str
+    result: bytes = b"null"
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    traceback: str | None = None
+    children: str | None = None
+    date_done: float | None = None
+    group_id: str | None = None
+    parent_id: str | None = None
+    attempt: int = 0
+    reply_to: str | None = None
+    name: str | None = None
+    args: bytes | None = None
+    kwargs: bytes | None = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+    stamps: str | None = None
+
+
+class StoreState(enum.Enum):
+    WON = "won"
+    STANDING = "standing"
+    """A terminal record stands already, and was left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutcome:
+    state: StoreState
+    standing: Record | None = None
+
+
+WON = StoreOutcome(StoreState.WON)
+
+
+@dataclass(frozen=True, slots=True)
+class ChordState:
+    """How far a chord is: `complete` is True for exactly one caller of `chord_part`, or again for the same
+    member after it; `parts` are then the members' records in order."""
+
+    complete: bool
+    arrived: int
+    size: int
+    parts: Sequence[Record] = ()
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Waits for records of some ids. Used from one thread; `add` and `wake` from any."""
+
+    def add(self, ids: Sequence[str]) -> None: ...
+
+    def discard(self, ids: Sequence[str]) -> None: ...
+
+    def wait(self, timeout: float) -> Sequence[Record]:
+        """Records that are new or changed since they were last returned, at once if there are any; the ones
+        that exist when an id is added count as new. Empty after `timeout` seconds or `wake`."""
+        ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A result backend driver. Its constructor does no I/O. Methods may be called from any thread."""
+
+    interface: tuple[int, int]
+    capabilities: BackendCapabilities
+    settings: tuple[Setting, ...]
+
+    def __init__(self, config: BackendConfig) -> None: ...
+
+    @property
+    def transaction_domain(self) -> str | None: ...
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def store(self, batch: Sequence[Record]) -> Sequence[StoreOutcome]:
+        """Store records, durably where the backend is; one outcome for each, in order. A terminal record is
+        never replaced, save by one of a later `attempt`, and SUCCESS by nothing."""
+        ...
+
+    def load(self, ids: Sequence[str]) -> Sequence[Record | None]: ...
+
+    def watch(self, ids: Sequence[str] = ()) -> Watch: ...
+
+    def forget(self, ids: Sequence[str]) -> None: ...
+
+    def save_group(self, group_id: str, document: str) -> None:
+        """Keep the JSON text of a group result."""
+        ...
+
+    def load_group(self, group_id: str) -> str | None: ...
+
+    def forget_group(self, group_id: str) -> None: ...
+
+    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+        """Add the terminal record of member `index`; adding it again changes nothing. Atomic."""
+        ...
+
+    def forget_chord(self, chord_id: str) -> None: ...
+
+    def cleanup(self) -> int:
+        """Delete what has expired; how many records that were. Backends whose server does so return 0."""
+        ...

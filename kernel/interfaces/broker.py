@@ -1,0 +1,320 @@
+"""The broker: keeps messages, hands them out under leases, and takes them back.
+
+A broker is used by two sides. A client publishes. A worker opens a `Consumer`, which owns a lease: every
+message it fetched is its own until it settles it, gives it back, or lets the lease run out. All rules of
+claiming (what is due, whose lease ran out, how often a message was started) are the broker's to apply
+atomically; the worker only says what it wants.
+
+Every method may be called from any thread unless it says otherwise. A method that cannot reach the server
+raises `OperationalError` within the timeout it was given (`BrokerConfig.timeout` where it has none).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from kernel.interfaces.backend import Record
+from kernel.interfaces.setting import Setting
+from kernel.message import Message, Publication
+
+INTERFACE = (1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """What a broker is built from. `options` are `broker_transport_options` and `settings` the values of the
+    settings that the driver class declares, by name."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 4.0
+    app_name: str = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerCapabilities:
+    """What a broker can do; the conformance kit tests each claim, and tests that the rest is refused."""
+
+    crosses_processes: bool = True
+    durable: bool = True
+    priorities: bool = True
+    delays: bool = True
+    dead_letters: bool = True
+    broadcast: bool = True
+    pause: bool = True
+    atomic_end: bool = False
+    """`settle` stores records and publications in the same transaction as the settlement."""
+    max_bytes: int | None = None
+
+
+class PublishState(enum.Enum):
+    STORED = "stored"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    """The connection broke after the message left. Publishing again with the same id is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOutcome:
+    state: PublishState
+    reason: str = ""
+
+
+STORED = PublishOutcome(PublishState.STORED)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A queue to be declared. Brokers that route use the rest; others need only the name."""
+
+    name: str
+    exchange: str = ""
+    exchange_type: str = "direct"
+    routing_key: str = ""
+    durable: bool = True
+    max_priority: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeOptions:
+    """How a consumer claims. `lease` is in seconds on the broker's clock. A message whose recorded starts have
+    reached `delivery_limit` is not handed out but kept as a dead letter (None: no limit)."""
+
+    owner: str
+    lease: float = 30.0
+    delivery_limit: int | None = 10
+
+
+class Delivery:
+    """A claimed message.
+
+    `token` is new for every claim: settlements carry it, and one with an old token is refused. `starts` counts
+    the recorded starts that never ended. `seen` is True when the message was claimed before, by anyone.
+    `key` is for the broker's own use. `queue` is where it was claimed from.
+    """
+
+    __slots__ = ("claimed_at", "key", "message", "queue", "seen", "size", "starts", "token")
+
+    def __init__(
+        self,
+        message: Message,
+        queue: str,
+        token: str,
+        *,
+        key: Any = None,
+        starts: int = 0,
+        seen: bool = False,
+        claimed_at: float = 0.0,
+    ) -> None:
+        self.message = message
+        self.queue = queue
+        self.token = token
+        self.key = key
+        self.starts = starts
+        self.seen = seen
+        self.claimed_at = claimed_at
+        self.size = message.size
+
+
+class Verdict(enum.Enum):
+    """What becomes of a claimed message."""
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+    DEAD = "dead"
+
+
+class Settlement:
+    """The end of one claim.
+
+    REQUEUE puts the message back in front of its queue, `delay` seconds from now; with `charged` the claim
+    counts as a start that never ended. DEAD keeps it as a dead letter with `reason`.
+    `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any.
+    """
+
+    __slots__ = ("charged", "delay", "delivery", "publications", "reason", "records", "verdict")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        verdict: Verdict,
+        *,
+        delay: float = 0.0,
+        charged: bool = False,
+        reason: str = "",
+        records: Sequence[Record] = (),
+        publications: Sequence[Publication] = (),
+    ) -> None:
+        self.delivery = delivery
+        self.verdict = verdict
+        self.delay = delay
+        self.charged = charged
+        self.reason = reason
+        self.records = records
+        self.publications = publications
+
+
+class Settled(enum.Enum):
+    DONE = "done"
+    STALE = "stale"
+    """The token is not the current one: nothing was changed, nothing of the end was stored."""
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """One worker's claim on some queues, and its lease.
+
+    `fetch`, `start` and `settle` are called from one thread at a time; `renew` and `wake` from others.
+    """
+
+    def fetch(self, limit: int, max_bytes: int, timeout: float) -> Sequence[Delivery]:
+        """Claim up to `limit` due messages of at most `max_bytes` together (the first may be larger).
+
+        Higher priority first, then oldest first; queues take turns, so that no queue starves another. Waits up
+        to `timeout` seconds for the first one; `wake` ends the wait. Whatever leases of dead owners have run
+        out are taken over here. The claim is one atomic step on the broker: owner, token and deadline move
+        together with the message.
+        """
+        ...
+
+    def start(self, deliveries: Sequence[Delivery]) -> Sequence[Settled]:
+        """Record that these are about to start, so that a start that never ends is counted.
+
+        Called for messages that were `seen` before, and for nothing else. Durable when it returns.
+        """
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        """End claims; durable when it returns. One outcome for each, in order."""
+        ...
+
+    def renew(self) -> bool:
+        """Extend the lease. False: it had run out, and what was claimed may have other owners by now."""
+        ...
+
+    def wake(self) -> None:
+        """End a waiting `fetch` at once, or the next one if none is waiting."""
+        ...
+
+    def close(self) -> None:
+        """Give back, uncharged and at once, every claim that was not settled. Called again it does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A queue in numbers; `oldest` is the age in seconds of the oldest waiting message."""
+
+    name: str
+    ready: int
+    delayed: int = 0
+    claimed: int = 0
+    dead: int = 0
+    oldest: float | None = None
+    paused: bool = False
+    consumers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that could not be run, kept with its reason. `died_at` is in Unix seconds."""
+
+    id: str
+    task: str
+    queue: str
+    reason: str
+    died_at: float
+    starts: int
+    message: Message
+
+
+@runtime_checkable
+class Subscription(Protocol):
+    """A reader of one topic; it sees what is broadcast after it was made."""
+
+    def read(self, limit: int, timeout: float) -> Sequence[Message]:
+        """Up to `limit` messages, waiting up to `timeout` seconds for the first."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A broker driver. Its constructor does no I/O."""
+
+    interface: tuple[int, int]
+    capabilities: BrokerCapabilities
+    settings: tuple[Setting, ...]
+
+    def __init__(self, config: BrokerConfig) -> None: ...
+
+    @property
+    def transaction_domain(self) -> str | None:
+        """A name that is equal for a broker and a backend that can end a task in one transaction."""
+        ...
+
+    def open(self) -> None:
+        """Connect and make ready; called again it does nothing. Raises `OperationalError`, or
+        `ImproperlyConfigured` for what no retry will mend."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; consumers and subscriptions are closed too. May be opened again."""
+        ...
+
+    def declare(self, queues: Sequence[QueueSpec]) -> None:
+        """Make queues exist; one that exists already is left as it is."""
+        ...
+
+    def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[PublishOutcome]:
+        """Store messages, durably where the broker is; one outcome for each, in order.
+
+        A message whose id is already waiting or claimed in the same queue may be stored once only. Raises
+        `OperationalError` when nothing at all was sent.
+        """
+        ...
+
+    def consume(self, queues: Sequence[str], options: ConsumeOptions) -> Consumer: ...
+
+    def stats(self, queues: Sequence[str] = ()) -> Sequence[QueueStats]:
+        """Numbers for these queues, or for all that exist, sorted by name."""
+        ...
+
+    def purge(self, queue: str) -> int:
+        """Delete what waits in `queue` (delayed ones too, claimed ones not); how many that were."""
+        ...
+
+    def peek(self, queue: str, limit: int) -> Sequence[Message]:
+        """The messages that would be fetched next, left where they are."""
+        ...
+
+    def pause(self, queue: str) -> None:
+        """Stop handing out messages of `queue` to anyone; persists where the broker does."""
+        ...
+
+    def resume(self, queue: str) -> None: ...
+
+    def dead_letters(self, queue: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Dead letters, newest first."""
+        ...
+
+    def retry_dead(self, ids: Iterable[str]) -> int:
+        """Put dead letters back into their queues as new messages with no starts counted and the header
+        ``kernel_replay`` raised by one; how many were."""
+        ...
+
+    def drop_dead(self, ids: Iterable[str]) -> int:
+        """Delete dead letters; how many were."""
+        ...
+
+    def broadcast(self, topic: str, batch: Sequence[Message]) -> None:
+        """Send to everyone who subscribes to `topic` now. Nothing is kept for those who come later."""
+        ...
+
+    def subscribe(self, topic: str) -> Subscription: ...

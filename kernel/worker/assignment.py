@@ -1,0 +1,109 @@
+"""What the engine hands to an executor, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kernel.interfaces.backend import Record
+from kernel.interfaces.broker import Verdict
+from kernel.message import Message, Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """The end of a task that never ran or whose process died: the executor ends it without running it.
+
+    `error` is the name of a class in `kernel.errors` and `text` its argument. `verdict` is what becomes of the
+    message: ACK, or DEAD with `text` as the reason.
+    """
+
+    state: str
+    error: str
+    text: str
+    verdict: Verdict = Verdict.ACK
+
+
+class Assignment:
+    """One task for an executor. `seq` is the engine's number for it, unique in a worker's life."""
+
+    __slots__ = ("early_ack", "message", "obituary", "queue", "seen", "seq", "starts", "token", "valid")
+
+    def __init__(
+        self,
+        seq: int,
+        message: Message,
+        queue: str,
+        token: str,
+        *,
+        starts: int = 0,
+        seen: bool = False,
+        early_ack: bool = False,
+        obituary: Obituary | None = None,
+        valid: Callable[[], bool] | None = None,
+    ) -> None:
+        self.seq = seq
+        self.message = message
+        self.queue = queue
+        self.token = token
+        self.starts = starts
+        self.seen = seen
+        self.early_ack = early_ack
+        self.obituary = obituary
+        self.valid: Callable[[], bool] = valid or _always
+        """Whether this worker still owns the message."""
+
+
+def _always() -> bool:
+    return True
+
+
+class Ending:
+    """How an assignment ended: the records to store, the messages to publish and the verdict, in that order.
+
+    With an empty `state` nothing is observed (a message handed back unrun).
+    """
+
+    __slots__ = ("charged", "delay", "publications", "reason", "records", "runtime", "seq", "state", "task", "verdict")
+
+    def __init__(
+        self,
+        seq: int,
+        verdict: Verdict,
+        *,
+        state: str = "",
+        delay: float = 0.0,
+        charged: bool = False,
+        reason: str = "",
+        records: Sequence[Record] = (),
+        publications: Sequence[Publication] = (),
+        runtime: float = 0.0,
+        task: str = "",
+    ) -> None:
+        self.seq = seq
+        self.verdict = verdict
+        self.state = state
+        self.delay = delay
+        self.charged = charged
+        self.reason = reason
+        self.records = records
+        self.publications = publications
+        self.runtime = runtime
+        self.task = task
+
+
+class Sink(Protocol):
+    """Where an executor delivers; any thread may call it."""
+
+    def started(self, seq: int) -> None:
+        """User code of `seq` is about to run: from here on a death is charged to it."""
+        ...
+
+    def progress(self, records: Sequence[Record]) -> None:
+        """Store intermediate states (STARTED, custom) now; durable when it returns."""
+        ...
+
+    def ended(self, ending: Ending) -> None:
+        """The task is over. Records, publications and verdict are carried out in that order, in batches."""
+        ...

@@ -1,0 +1,1 @@
+"""In-process result backend for kernel."""

@@ -1,0 +1,1 @@
+"""In-process broker for kernel."""

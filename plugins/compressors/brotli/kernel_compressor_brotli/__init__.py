@@ -1,0 +1,1 @@
+"""brotli compressor for kernel."""

@@ -1,0 +1,1 @@
+"""bzip2 compressor for kernel."""

@@ -1,0 +1,1 @@
+"""lzma compressor for kernel."""

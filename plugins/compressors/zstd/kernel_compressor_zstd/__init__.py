@@ -1,0 +1,1 @@
+"""zstd compressor for kernel."""

@@ -1,0 +1,1 @@
+"""What the SQL broker, result backend and scheduler share: connections, schema, statements."""

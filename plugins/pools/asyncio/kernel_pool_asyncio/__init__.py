@@ -1,0 +1,1 @@
+"""asyncio pool for kernel."""

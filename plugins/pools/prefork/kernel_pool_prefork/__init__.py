@@ -1,0 +1,1 @@
+"""prefork pool for kernel."""

@@ -1,0 +1,1 @@
+"""solo pool for kernel."""

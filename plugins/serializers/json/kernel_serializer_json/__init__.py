@@ -1,0 +1,1 @@
+"""json serializer for kernel."""

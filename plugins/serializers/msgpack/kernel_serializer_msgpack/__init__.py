@@ -1,0 +1,1 @@
+"""msgpack serializer for kernel."""

@@ -1,0 +1,1 @@
+"""pickle serializer for kernel."""

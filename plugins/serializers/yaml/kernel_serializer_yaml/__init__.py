@@ -1,0 +1,1 @@
+"""yaml serializer for kernel."""
