@@ -1,0 +1,79 @@
+"""The distributions of this workspace, read from the files that declare them. Standard library only.
+
+    python scripts/workspace.py            # one folder a line
+    python scripts/workspace.py packages   # one import package a line, as a path
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """One distribution: its folder, and what its `pyproject.toml` says."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.data["project"]["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.data["project"]["version"])
+
+    @property
+    def package(self) -> Path:
+        """The folder of its import package."""
+        return self.folder / self.name.replace("-", "_")
+
+    @property
+    def extras(self) -> dict[str, list[str]]:
+        return dict(self.data["project"].get("optional-dependencies", {}))
+
+    @property
+    def entry_points(self) -> dict[str, dict[str, str]]:
+        return dict(self.data["project"].get("entry-points", {}))
+
+    @property
+    def requirement(self) -> str:
+        """What pip is given to install this folder with everything that its tests need.
+
+        The extras of `kernel` itself name other distributions of the workspace, so they are left out.
+        """
+        extras = "" if self.folder == ROOT or not self.extras else f"[{','.join(sorted(self.extras))}]"
+        return f"{self.folder}{extras}"
+
+
+def read(folder: Path) -> Distribution:
+    return Distribution(folder, tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")))
+
+
+def distributions(root: Path = ROOT) -> list[Distribution]:
+    """The kernel first, then every member of the workspace in the order of its path."""
+    kernel = read(root)
+    folders = {
+        path.parent
+        for pattern in kernel.data["tool"]["uv"]["workspace"]["members"]
+        for path in root.glob(f"{pattern}/pyproject.toml")
+    }
+    return [kernel, *(read(folder) for folder in sorted(folders))]
+
+
+def main(arguments: list[str]) -> int:
+    for distribution in distributions():
+        path = distribution.package if arguments == ["packages"] else distribution.folder
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
