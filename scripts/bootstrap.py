@@ -76,8 +76,9 @@ def install(members: list[Distribution]) -> None:
     pip("-r", str(ROOT / "requirements-dev.txt"))
     say(f"installing {len(members)} distributions of the workspace, editable")
     # One call, so that pip finds each of ours for the others and never asks the index for one of their names.
-    targets = [part for member in members for part in ("-e", member.requirement)]
-    pip("--no-build-isolation", *targets)
+    # The extras' requirements go beside them: pip 23 forgets an editable folder's own name once it has extras.
+    targets = [part for member in members for part in ("-e", str(member.folder))]
+    pip("--no-build-isolation", *targets, *(line for member in members for line in member.optional))
 
 
 def main() -> int:

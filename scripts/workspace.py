@@ -44,13 +44,10 @@ class Distribution:
         return dict(self.data["project"].get("entry-points", {}))
 
     @property
-    def requirement(self) -> str:
-        """What pip is given to install this folder with everything that its tests need.
-
-        The extras of `kernel` itself name other distributions of the workspace, so they are left out.
-        """
-        extras = "" if self.folder == ROOT or not self.extras else f"[{','.join(sorted(self.extras))}]"
-        return f"{self.folder}{extras}"
+    def optional(self) -> list[str]:
+        """What its extras ask of the index. Those of `kernel` name other distributions of the workspace."""
+        wanted = [line for lines in self.extras.values() for line in lines]
+        return sorted({line for line in wanted if not line.startswith("kernel-")})
 
 
 def read(folder: Path) -> Distribution:
