@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+GENERATED = frozenset({".git", ".venv", ".venv-peers", "dist", "build", ".kernel", "__pycache__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,17 @@ def distributions(root: Path = ROOT) -> list[Distribution]:
         for path in root.glob(f"{pattern}/pyproject.toml")
     }
     return [kernel, *(read(folder) for folder in sorted(folders))]
+
+
+def tracked(root: Path = ROOT) -> list[Path]:
+    """Every file of the project: what git tracks or would track; without git, what is not generated."""
+    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        found = subprocess.run(listing, capture_output=True, check=True, timeout=60).stdout.decode().split("\0")
+        paths = [root / name for name in found if name]
+    except (OSError, subprocess.CalledProcessError):
+        paths = [path for path in root.rglob("*") if not GENERATED.intersection(path.relative_to(root).parts)]
+    return sorted(path for path in paths if path.is_file())
 
 
 def main(arguments: list[str]) -> int:
