@@ -1,0 +1,346 @@
+"""What a running task knows of itself: `Request`, and the context variable that holds the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from kernel import errors
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.interfaces.backend import Record
+    from kernel.message import Message
+
+current_request: Final[ContextVar[Request | None]] = ContextVar("kernel_request", default=None)
+"""The request of the task that runs in this context; set by executors and by direct calls."""
+
+# Header → the type it must have when it is there and not null. `bool` is refused where a number is meant.
+_HEADERS: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
+    ("root_id", str),
+    ("parent_id", str),
+    ("group", str),
+    ("group_index", int),
+    ("eta", str),
+    ("expires", str),
+    ("shadow", str),
+    ("lang", str),
+    ("origin", str),
+    ("argsrepr", str),
+    ("kwargsrepr", str),
+    ("ignore_result", bool),
+    ("replaced_task_nesting", int),
+    ("stamped_headers", list),
+    ("stamps", dict),
+    ("compression", str),
+    ("redelivered", bool),
+    ("kernel_replay", int),
+)
+RESERVED_HEADERS: Final = frozenset(name for name, _ in _HEADERS) | {
+    "id",
+    "task",
+    "retries",
+    "timelimit",
+    "meth",
+    "taskset",
+}
+"""Headers that belong to the protocol; all others are the caller's own."""
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Progress(Protocol):
+    """The part of a worker's sink that a running task uses."""
+
+    def progress(self, records: Sequence[Record]) -> None:
+        """Store intermediate states now; durable when it returns."""
+        ...
+
+
+def _always() -> bool:
+    return True
+
+
+class Request:
+    """The call that is being run: its ids, arguments, options, and where it came from.
+
+    Names are Celery's. `timelimit` is ``[hard, soft]`` in seconds; `eta` and `expires` are ISO 8601 texts;
+    `delivery_info` has `exchange`, `routing_key`, `priority` and `redelivered`. Ours alone: `delivery_token`
+    is new for each claim of the message and `lease_valid()` says whether this worker still owns it, so that a
+    task can fence its own effects; `starts` counts earlier starts that never ended; `attempt` counts replays
+    from the dead letters; `stash` is room for plugins.
+    """
+
+    app: Kernel | None = None
+    sink: Progress | None = None
+    message: Message | None = None
+    seq: int = 0
+
+    id: str | None = None
+    task: str | None = None
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = _NOTHING
+    retries: int = 0
+    eta: str | None = None
+    expires: str | None = None
+    shadow: str | None = None
+    lang: str | None = None
+    origin: str | None = None
+    hostname: str | None = None
+    utc: bool = True
+    logfile: str | None = None
+    loglevel: int | None = None
+
+    root_id: str | None = None
+    parent_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+
+    group: str | None = None
+    group_index: int | None = None
+    chord: Mapping[str, Any] | None = None
+    chain: Sequence[Mapping[str, Any]] | None = None
+    callbacks: Sequence[Mapping[str, Any]] | None = None
+    errbacks: Sequence[Mapping[str, Any]] | None = None
+    replaced_task_nesting: int = 0
+    stamped_headers: Sequence[str] | None = None
+    stamps: Mapping[str, Any] | None = None
+
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    delivery_info: Mapping[str, Any] = _NOTHING
+    properties: Mapping[str, Any] = _NOTHING
+    called_directly: bool = True
+    is_eager: bool = False
+    ignore_result: bool | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+    compression: str | None = None
+
+    delivery_token: str = ""
+    queue: str = ""
+    starts: int = 0
+    seen: bool = False
+    redelivered: bool = False
+    kernel_replay: int = 0
+    entered: bool = False
+    """The body has begun: a further call of the task inside it is a call of its own."""
+    outer: Request | None = None
+    """For a direct call, the request it was made in."""
+
+    _valid: Callable[[], bool] = staticmethod(_always)
+    _children: list[Any] | None = None
+    _headers: Mapping[str, Any] | None = None
+    _stash: dict[str, Any] | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+    @classmethod
+    def from_message(
+        cls,
+        message: Message,
+        *,
+        app: Kernel,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        embed: Mapping[str, Any],
+        hostname: str = "",
+        queue: str = "",
+        token: str = "",
+        starts: int = 0,
+        seen: bool = False,
+        seq: int = 0,
+        valid: Callable[[], bool] | None = None,
+        sink: Progress | None = None,
+    ) -> Request:
+        """The request of a claimed message whose body is decoded.
+
+        Raises `InvalidTaskError` naming the header that is missing or of the wrong type.
+        """
+        headers = message.headers
+        properties = message.properties
+        request = cls.__new__(cls)
+        fields = request.__dict__
+        fields.update(
+            app=app,
+            sink=sink,
+            message=message,
+            seq=seq,
+            id=message.id,
+            task=message.task,
+            args=args,
+            kwargs=kwargs,
+            hostname=hostname,
+            queue=queue,
+            delivery_token=token,
+            starts=starts,
+            seen=seen,
+            called_directly=False,
+            properties=properties,
+            correlation_id=properties.get("correlation_id") or message.id,
+            reply_to=properties.get("reply_to"),
+            callbacks=embed.get("callbacks"),
+            errbacks=embed.get("errbacks"),
+            chain=embed.get("chain"),
+            chord=embed.get("chord"),
+        )
+        if valid is not None:
+            fields["_valid"] = valid
+        _read_headers(headers, fields)
+        fields["delivery_info"] = {
+            "exchange": "",
+            "routing_key": queue,
+            "priority": message.priority,
+            "redelivered": seen or request.redelivered,
+        }
+        return request
+
+    @property
+    def taskset(self) -> str | None:
+        """The old name of `group`."""
+        return self.group
+
+    @property
+    def attempt(self) -> int:
+        """How often the message was replayed from the dead letters."""
+        return self.kernel_replay
+
+    @property
+    def timelimit(self) -> list[float | None]:
+        return [self.time_limit, self.soft_time_limit]
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of the tasks that this one published."""
+        if self._children is None:
+            self._children = []
+        return self._children
+
+    @children.setter
+    def children(self, value: list[Any] | None) -> None:
+        self._children = value
+
+    @property
+    def has_children(self) -> bool:
+        """Whether it published any, without making the list."""
+        return bool(self._children)
+
+    @property
+    def stash(self) -> dict[str, Any]:
+        """Room for plugins, one key each (by convention the plugin's name)."""
+        if self._stash is None:
+            self._stash = {}
+        return self._stash
+
+    @property
+    def headers(self) -> Mapping[str, Any] | None:
+        """The caller's own headers, or None when there are none."""
+        if self._headers is None and self.message is not None:
+            self._headers = {k: v for k, v in self.message.headers.items() if k not in RESERVED_HEADERS}
+        return self._headers or None
+
+    @headers.setter
+    def headers(self, value: Mapping[str, Any] | None) -> None:
+        self._headers = value
+
+    def lease_valid(self) -> bool:
+        """Whether this worker still owns the message; always True outside a worker."""
+        return self._valid()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The field of that name, or `default`."""
+        return getattr(self, key, default)
+
+    def update(self, *mappings: Mapping[str, Any], **fields: Any) -> None:
+        for mapping in mappings:
+            for name, value in mapping.items():
+                setattr(self, name, value)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def clear(self) -> None:
+        self.__dict__.clear()
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """The options of `apply_async` that would make this call again, under its own id."""
+        return {
+            "task_id": self.id,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "group_id": self.group,
+            "group_index": self.group_index,
+            "shadow": self.shadow,
+            "chord": self.chord,
+            "chain": self.chain,
+            "link": self.callbacks,
+            "link_error": self.errbacks,
+            "expires": self.expires,
+            "soft_time_limit": self.soft_time_limit,
+            "time_limit": self.time_limit,
+            "headers": self.headers,
+            "retries": self.retries,
+            "reply_to": self.reply_to,
+            "replaced_task_nesting": self.replaced_task_nesting,
+            "origin": self.origin,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Request {self.task}[{self.id}]>"
+
+
+def running_request() -> Request | None:
+    """The request of the task that a worker (or eager mode) runs in this context, past direct calls."""
+    request = current_request.get()
+    while request is not None and request.called_directly:
+        request = request.outer
+    return request
+
+
+def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    for name, kind in _HEADERS:
+        value = headers.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (kind is int and value.__class__ is bool):
+            raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; {_kind_name(kind)} is needed")
+        fields[name] = value
+    retries = headers.get("retries")
+    if retries is not None:
+        if retries.__class__ is not int or retries < 0:
+            raise errors.InvalidTaskError(f"header 'retries' is {_short(retries)}; a number of at least 0 is needed")
+        fields["retries"] = retries
+    limits = headers.get("timelimit")
+    if limits is not None:
+        fields["time_limit"], fields["soft_time_limit"] = parse_time_limits(limits)
+
+
+def parse_time_limits(limits: object) -> tuple[float | None, float | None]:
+    """The header `timelimit` as ``(hard, soft)`` in seconds. Raises `InvalidTaskError`."""
+    if isinstance(limits, list | tuple) and len(limits) == 2:
+        hard, soft = limits
+        if _is_limit(hard) and _is_limit(soft):
+            return hard, soft
+    raise errors.InvalidTaskError(
+        f"header 'timelimit' is {_short(limits)}; [hard, soft] in seconds above 0 or null is needed"
+    )
+
+
+def _is_limit(value: object) -> bool:
+    if value is None:
+        return True
+    # The upper bound keeps infinities and absurd numbers away from timers.
+    return isinstance(value, int | float) and value.__class__ is not bool and 0 < value < 1e9
+
+
+def _kind_name(kind: type | tuple[type, ...]) -> str:
+    return kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1 << 64:
+        return "an int of more than 64 bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
