@@ -76,6 +76,15 @@ class Message:
             properties=self.properties,
         )
 
+    def replayed(self) -> Message:
+        """The message as it goes back from the dead letters: the header ``kernel_replay`` is raised by one.
+        One whose headers are unreadable is returned as it is."""
+        try:
+            count = self.headers.get("kernel_replay")
+        except errors.InvalidTaskError:
+            return self
+        return self.replace_headers(kernel_replay=count + 1 if isinstance(count, int) and count > 0 else 1)
+
     @property
     def id(self) -> str:
         """The task id. Raises `InvalidTaskError` when there is none."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from kernel import states
 from kernel.interfaces.setting import Setting
 
 INTERFACE = (1, 0)
@@ -68,10 +69,17 @@ class Record:
     stamps: str | None = None
 
 
+def replaces(state: str, attempt: int, standing_state: str, standing_attempt: int) -> bool:
+    """Whether a record of `state` and `attempt` may take the place of the standing one; the rule of `store`."""
+    if standing_state == states.SUCCESS or attempt < standing_attempt:
+        return False
+    return attempt > standing_attempt or standing_state not in states.READY_STATES
+
+
 class StoreState(enum.Enum):
     WON = "won"
     STANDING = "standing"
-    """A terminal record stands already, and was left as it is."""
+    """A terminal record, or one of a later attempt, stands already and was left as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +139,13 @@ class Backend(Protocol):
 
     def store(self, batch: Sequence[Record]) -> Sequence[StoreOutcome]:
         """Store records, durably where the backend is; one outcome for each, in order. A terminal record is
-        never replaced, save by one of a later `attempt`, and SUCCESS by nothing."""
+        never replaced, save by one of a later `attempt`, and SUCCESS by nothing; a record of an earlier attempt
+        replaces nothing (`replaces` is the rule). An outcome that is not WON brings the standing record."""
         ...
 
-    def load(self, ids: Sequence[str]) -> Sequence[Record | None]: ...
+    def load(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        """The record of each id, in order; None where there is none, or none any more."""
+        ...
 
     def watch(self, ids: Sequence[str] = ()) -> Watch: ...
 

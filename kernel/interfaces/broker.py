@@ -82,8 +82,13 @@ class QueueSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConsumeOptions:
-    """How a consumer claims. `lease` is in seconds on the broker's clock. A message whose recorded starts have
-    reached `delivery_limit` is not handed out but kept as a dead letter (None: no limit)."""
+    """How a consumer claims. `lease` is in seconds on the broker's clock.
+
+    `delivery_limit` is the number of starts that never ended after which the worker keeps a message as a dead
+    letter (None: no limit). The broker hands such a message out like any other, with its `starts`: the worker
+    settles it DEAD and stores its record, so that whoever waits for it wakes. A broker whose server counts by
+    itself sets the server's own limit above this one.
+    """
 
     owner: str
     lease: float = 30.0
@@ -94,7 +99,8 @@ class Delivery:
     """A claimed message.
 
     `token` is new for every claim: settlements carry it, and one with an old token is refused. `starts` counts
-    the recorded starts that never ended. `seen` is True when the message was claimed before, by anyone.
+    the recorded starts that never ended, as it was when this claim was made. `seen` is True when the message was
+    claimed before, by anyone.
     `key` is for the broker's own use. `queue` is where it was claimed from.
     """
 
@@ -133,7 +139,9 @@ class Settlement:
     """The end of one claim.
 
     REQUEUE puts the message back in front of its queue, `delay` seconds from now; with `charged` the claim
-    counts as a start that never ended. DEAD keeps it as a dead letter with `reason`.
+    counts as a start that never ended: once, whether `Consumer.start` recorded it or not. Without `charged` a start
+    that was recorded in this claim no longer counts. DEAD keeps it as a dead letter with `reason`; its starts are
+    counted by the same rule.
     `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any.
     """
 
@@ -177,8 +185,9 @@ class Consumer(Protocol):
 
         Higher priority first, then oldest first; queues take turns, so that no queue starves another. Waits up
         to `timeout` seconds for the first one; `wake` ends the wait. Whatever leases of dead owners have run
-        out are taken over here. The claim is one atomic step on the broker: owner, token and deadline move
-        together with the message.
+        out are taken over here: seen, and charged only with what `start` recorded. Messages at the delivery limit
+        are handed out too. The claim is one atomic step on the broker: owner, token and deadline move together
+        with the message.
         """
         ...
 
@@ -194,7 +203,8 @@ class Consumer(Protocol):
         ...
 
     def renew(self) -> bool:
-        """Extend the lease. False: it had run out, and what was claimed may have other owners by now."""
+        """Extend the lease. False: it had run out, and what was claimed may have other owners by now. The
+        consumer may go on: what it fetches from then on is under a new lease."""
         ...
 
     def wake(self) -> None:
@@ -222,7 +232,11 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that could not be run, kept with its reason. `died_at` is in Unix seconds."""
+    """A message that could not be run, kept with its reason. `died_at` is in Unix seconds.
+
+    `id` names the letter to `retry_dead` and `drop_dead`: the id of the task where that is readable and not
+    taken by another letter. `task` is empty where the headers are unreadable.
+    """
 
     id: str
     task: str
