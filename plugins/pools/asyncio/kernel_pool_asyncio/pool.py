@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from kernel.interfaces.pool import INTERFACE, Drained, Inbox, PoolCapabilities, PoolConfig
+from kernel.interfaces.pool import INTERFACE, Drained, Inbox, Job, PoolCapabilities, PoolConfig
 from kernel.interfaces.setting import Setting
 
 _log = logging.getLogger("kernel.pool.asyncio")
@@ -44,7 +44,8 @@ class _Intake:
     def __init__(self, inbox: Inbox, slots: int) -> None:
         self._inbox = inbox
         self._slots = slots
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._pump_due = False
         self._listening = False
         self._drained = False
@@ -88,28 +89,33 @@ class _Intake:
             # The inbox is broken. What was taken is finished before anyone hears of it.
             self._drained = True
             self._failure = self._failure or exc
-        self._listen(not self._drained and len(self._running) < self._slots)
+        self._listen(not self._drained and self._running < self._slots)
         if self._drained and not self._running and not self._pump_due:
             self._ended.set()
 
     def _start_jobs(self) -> bool:
-        free = self._slots - len(self._running)
+        free = self._slots - self._running
         if self._drained or free <= 0:
             return False
         jobs = self._inbox.take(free, 0)
         for job in jobs:
-            task = self._loop.create_task(job.arun())
-            self._running.add(task)
-            task.add_done_callback(self._job_ended)
+            self._running += 1
+            task = self._loop.create_task(self._run_job(job))
+            # The loop itself holds tasks weakly.
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return bool(jobs)
 
-    def _job_ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if task.cancelled() or task.exception() is not None:
+    async def _run_job(self, job: Job) -> None:
+        try:
+            await job.arun()
+        except Exception:
             # Jobs do not raise. One that does is a defect of its maker, and no reason to leave the others unrun.
-            error = None if task.cancelled() else task.exception()
-            _log.error("a job raised, and how it ended is not known: %r", task, exc_info=error)
-        self._pump_soon()
+            _log.exception("a job raised, and how it ended is not known: %r", job)
+        finally:
+            # Counted here, since a callback of the task comes a turn later, when the loop would look full.
+            self._running -= 1
+            self._pump_soon()
 
     def _listen(self, wanted: bool) -> None:
         """Watch the inbox only while there is room: it stays readable until somebody takes from it."""
