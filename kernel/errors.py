@@ -23,6 +23,7 @@
      │   ├─ InvalidTaskError · ChordError · IncompleteStream
      │   └─ LeaseLost                 this worker no longer owns the task
      ├─ BackendError                  BackendGetMetaError · BackendStoreError
+     ├─ RemoteError                  a failure elsewhere whose class is not known here
      └─ WorkerLostError · TimeLimitExceeded · Terminated
     SoftTimeLimitExceeded             an Exception, so that tasks catch it as they do in Celery
     WorkerShutdown · WorkerTerminate  SystemExit
@@ -234,6 +235,11 @@ class BackendStoreError(BackendError):
         super().__init__(*args)
         self.task_id = task_id
         self.state = state
+
+
+class RemoteError(KernelError):
+    """A task failed elsewhere with an exception that cannot be made again here. Where its class is not imported,
+    this is a class of that name and module which derives from `RemoteError`."""
 
 
 class WorkerLostError(KernelError):

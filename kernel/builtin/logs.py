@@ -1,0 +1,116 @@
+"""One log line for each task that ends, with Celery's words and its ``extra={"data": ...}``."""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+from typing import TYPE_CHECKING, Any, Final
+
+from kernel import states
+from kernel.hooks import hookimpl
+from kernel.interfaces.outcome import Outcome
+
+if TYPE_CHECKING:
+    from kernel.request import Request
+
+LOGGER: Final = "kernel.trace"
+DEFAULT_REPR_LIMIT: Final = 1024
+
+_QUICK: Final = frozenset({int, float, bool, type(None)})
+_QUICK_INT: Final = 1 << 63
+
+_SUCCEEDED: Final = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
+_UNEXPECTED: Final = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"
+_EXPECTED: Final = "Task %(name)s[%(id)s] raised expected: %(exc)s"
+_RETRIED: Final = "Task %(name)s[%(id)s] retry: %(exc)s"
+_IGNORED: Final = "Task %(name)s[%(id)s] ignored"
+_REJECTED: Final = "Task %(name)s[%(id)s] rejected: %(exc)s"
+_REVOKED: Final = "Task %(name)s[%(id)s] revoked: %(exc)s"
+
+
+class TaskLogs:
+    """The plugin. `logger` is named ``kernel.trace``; a worker shows it at INFO."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self.logger = logger or logging.getLogger(LOGGER)
+
+    @hookimpl
+    def kernel_task_end(self, request: Request, outcome: Outcome) -> None:
+        """Exactly one line: at INFO, or at ERROR with the traceback for an error nobody expected."""
+        logger = self.logger
+        state = outcome.state
+        error = state == states.FAILURE and not outcome.expected
+        level = logging.ERROR if error else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
+        data: dict[str, Any] = {"id": request.id, "name": request.shadow or request.task}
+        if state == states.SUCCESS:
+            text = _SUCCEEDED
+            data["return_value"] = _value_text(outcome.value, _limit(request))
+        else:
+            text = _text_of(state, outcome)
+            data["exc"] = _error_text(outcome)
+        data["args"] = request.argsrepr or _short(request.args)
+        data["kwargs"] = request.kwargsrepr or _short(request.kwargs)
+        data["runtime"] = round(outcome.runtime, 6)
+        # Made by hand: finding the caller costs more than all the rest, and is always this place.
+        record = logging.LogRecord(logger.name, level, __file__, 0, text, (data,), None, "kernel_task_end")
+        record.data = data
+        if error and outcome.traceback:
+            record.exc_text = data["traceback"] = outcome.traceback
+            if outcome.error is not None:
+                record.exc_info = (type(outcome.error), outcome.error, outcome.error.__traceback__)
+        logger.handle(record)
+
+
+def _text_of(state: str, outcome: Outcome) -> str:
+    if state == states.FAILURE:
+        return _EXPECTED if outcome.expected else _UNEXPECTED
+    return {
+        states.RETRY: _RETRIED,
+        states.IGNORED: _IGNORED,
+        states.REJECTED: _REJECTED,
+        states.REVOKED: _REVOKED,
+    }.get(state, _UNEXPECTED)
+
+
+def _error_text(outcome: Outcome) -> str:
+    error = outcome.error
+    if outcome.state == states.RETRY:
+        delay = f"Retry in {outcome.retry_in or 0:g}s"
+        return delay if error is None else f"{delay}: {_value_text(error, DEFAULT_REPR_LIMIT)}"
+    if error is None:
+        return ""
+    if outcome.state in (states.REVOKED, states.REJECTED):
+        return " ".join(str(arg) for arg in error.args[:1]) if error.args else type(error).__name__
+    return _value_text(error, DEFAULT_REPR_LIMIT)
+
+
+def _limit(request: Request) -> int:
+    task = request.app.tasks.get(request.task) if request.app is not None and request.task else None
+    limit = getattr(task, "resultrepr_maxsize", None)
+    return limit if isinstance(limit, int) and limit > 0 else DEFAULT_REPR_LIMIT
+
+
+def _short(value: object) -> str:
+    return "()" if value == () else "{}" if value == {} else _value_text(value, DEFAULT_REPR_LIMIT)
+
+
+def _value_text(value: object, limit: int) -> str:
+    """`repr(value)` in at most `limit` characters, in bounded time for containers; never raises."""
+    kind = type(value)
+    if kind in _QUICK and (kind is not int or -_QUICK_INT < value < _QUICK_INT):  # type: ignore[operator]
+        return repr(value)
+    if kind is str and len(value) <= limit:  # type: ignore[arg-type]
+        text = repr(value)
+    else:
+        text = _bounded_repr(limit).repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _bounded_repr(limit: int) -> reprlib.Repr:
+    shortener = reprlib.Repr()
+    shortener.maxlevel = 4
+    shortener.maxlist = shortener.maxtuple = shortener.maxdict = shortener.maxset = shortener.maxfrozenset = 100
+    shortener.maxstring = shortener.maxother = shortener.maxlong = limit
+    return shortener
