@@ -1,0 +1,135 @@
+"""Who gets what, and when: the order in which waiting messages go out, and how many go together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from kernel.worker import slots
+from kernel.worker.executors import Executors
+from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
+from kernel.worker.pace import Pace
+
+_TOGETHER: Final = 16
+_STUCK_SECONDS: Final = 0.01
+_ORDER_SECONDS: Final = 0.001
+
+
+class Dispatcher:
+    """Sends what waits to the executors. Owned by the engine's loop."""
+
+    def __init__(self, ledger: Ledger, pace: Pace, executors: Executors, *, prefetch: int | None, share: bool = True) -> None:
+        self._ledger = ledger
+        self._pace = pace
+        self._executors = executors
+        self._prefetch = prefetch
+        self._share = share
+        self.ready = ReadyQueue()
+        self._shared = False
+
+    def room(self) -> int:
+        """How many more messages may be claimed. Any thread.
+
+        Small amounts are not worth a claim while there is work: the next outcome makes more room.
+        """
+        capacity = self.capacity()
+        free = capacity - len(self._ledger)
+        if len(self.ready) and free < capacity // 4:
+            return 0
+        return max(0, free)
+
+    def capacity(self) -> int:
+        """How many messages this worker holds at most."""
+        if self._prefetch is None:
+            return self._pace.ahead(self._executors.slots)
+        return self._executors.slots * self._prefetch or 10_000
+
+    def send(self) -> None:
+        """Send what may go now. A task that is not known to be short goes alone, and only to a free slot."""
+        while len(self.ready):
+            batch = self._next_batch()
+            if not batch:
+                return
+            if not self._executors.send(batch):
+                for item in reversed(batch):
+                    self.ready.add_front(item)
+                return
+            now = time.monotonic()
+            for item in batch:
+                item.sent_at = now
+                self._ledger.move(item, Place.SENT)
+            self._shared = self._shared or len(batch) > 1
+
+    def _next_batch(self) -> list[Item]:
+        total = self._executors.slots
+        free = total - self._ledger.sent
+        short_free = self._pace.sent(total) - self._ledger.sent
+        first = self.ready.pop(lambda item: free > 0 or (short_free > 0 and self._may_share(item)))
+        if first is None:
+            return []
+        batch = [first]
+        if not self._may_share(first):
+            return batch
+        # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
+        most = min(_TOGETHER, short_free, 1 + len(self.ready) // total)
+        while len(batch) < most:
+            item = self.ready.pop(self._may_share)
+            if item is None:
+                break
+            batch.append(item)
+        return batch
+
+    def _may_share(self, item: Item) -> bool:
+        return (
+            self._share and not item.delivery.seen and item.obituary is None and self._pace.is_short(item.name)
+        )
+
+    @property
+    def watches(self) -> bool:
+        """Whether tasks share datagrams, so that `rescue` has to be called now and then."""
+        if self._shared and not self._ledger.sent:
+            self._shared = False
+        return self._shared
+
+    def rescue(self) -> None:
+        """Take back what waits in a child behind a task that turned out to be long.
+
+        Its slot is marked first and read again after: a child marks the start first and reads the mark after, so
+        one of the two sees the other. Under its new number nobody runs it twice.
+        """
+        now = time.monotonic()
+        held = self._executors.holdings()
+        stuck = {holding.child for holding in held if holding.started and now - holding.started > _STUCK_SECONDS}
+        taken = [holding for holding in held if holding.child in stuck and not holding.started]
+        if not taken:
+            return
+        for holding in taken:
+            self._executors.mark(holding, slots.MARK_STOLEN)
+        time.sleep(_ORDER_SECONDS)
+        still = {holding.seq for holding in self._executors.holdings() if not holding.started}
+        for holding in taken:
+            item = self._ledger.get(holding.seq)
+            if item is not None and item.place is Place.SENT and holding.seq in still:
+                self._ledger.renumber(item)
+                self.put_back(item)
+
+    def put_back(self, item: Item) -> None:
+        """Next in its queue again."""
+        self._ledger.move(item, Place.WAITING)
+        self.ready.add_front(item)
+
+    def withdraw(self, give_back: Callable[[Item], None]) -> None:
+        """Give back everything that nobody has begun, save the ends that are already decided."""
+        for seq in self._executors.recall():
+            item = self._ledger.get(seq)
+            if item is not None and item.place is Place.SENT:
+                self.put_back(item)
+        keep = []
+        for item in self.ready.clear():
+            if item.obituary is not None or item.acked:
+                keep.append(item)
+            else:
+                give_back(item)
+        for item in keep:
+            self.ready.add(item)

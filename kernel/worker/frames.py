@@ -1,0 +1,243 @@
+"""Assignments and endings as bytes between the engine and its children: bounded struct headers around
+untouched bytes, and JSON for what is small. Nothing here is stored, so nothing here is versioned.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from kernel.interfaces.backend import Record
+from kernel.interfaces.broker import Verdict
+from kernel.message import Message, Publication, pack_parts, unpack_parts
+from kernel.worker.assignment import Assignment, Ending, Obituary
+
+_BATCH: Final = struct.Struct("!QH")  # epoch, count
+_ITEM: Final = struct.Struct("!QBHHHHI")  # seq, flags, starts, queue, token, obituary, frame
+_END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
+_REPORT: Final = struct.Struct("!QH")  # child, topic
+_NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
+
+_SEEN, _EARLY = 1, 2
+_CHARGED = 1
+_VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
+_CODE: Final = {verdict: code for code, verdict in enumerate(_VERDICTS)}
+
+KIND_END: Final = b"E"
+KIND_READY: Final = b"R"
+KIND_REPORT: Final = b"P"
+KIND_DROPPED: Final = b"D"
+KIND_BYE: Final = b"B"
+
+_RECORD_TEXTS: Final = (
+    "id",
+    "state",
+    "content_type",
+    "content_encoding",
+    "traceback",
+    "children",
+    "date_done",
+    "group_id",
+    "parent_id",
+    "attempt",
+    "reply_to",
+    "name",
+    "worker",
+    "retries",
+    "queue",
+    "stamps",
+)
+
+
+# assignments ------------------------------------------------------------------------------------------------
+
+
+def pack_assignment(item: Assignment) -> bytes:
+    """One assignment; several are joined by `pack_batch`."""
+    queue, token = item.queue.encode(), item.token.encode()
+    obituary = b""
+    if item.obituary is not None:
+        end = item.obituary
+        obituary = json.dumps([end.state, end.error, end.text[:8000], _CODE[end.verdict]]).encode()
+    frame = item.message.pack()
+    flags = (_SEEN if item.seen else 0) | (_EARLY if item.early_ack else 0)
+    head = _ITEM.pack(
+        item.seq, flags, min(item.starts, 0xFFFF), len(queue), len(token), len(obituary), len(frame)
+    )
+    return b"".join((head, queue, token, obituary, frame))
+
+
+def pack_batch(epoch: int, items: Sequence[bytes]) -> bytes:
+    return _BATCH.pack(epoch, len(items)) + b"".join(items)
+
+
+def unpack_batch(frame: bytes, valid: Callable[[], bool] | None = None) -> tuple[int, list[Assignment]]:
+    """The epoch and the assignments of a datagram. Raises ValueError on damage."""
+    view = memoryview(frame)
+    try:
+        epoch, count = _BATCH.unpack_from(view)
+        return epoch, list(_items(view, count, valid))
+    except struct.error as exc:
+        raise ValueError(f"damaged datagram of {len(frame)} bytes: {exc}") from exc
+
+
+def _items(view: memoryview, count: int, valid: Callable[[], bool] | None) -> Iterator[Assignment]:
+    at = _BATCH.size
+    for _ in range(count):
+        seq, flags, starts, n_queue, n_token, n_obituary, n_frame = _ITEM.unpack_from(view, at)
+        at += _ITEM.size
+        queue = str(view[at : at + n_queue], "utf-8")
+        at += n_queue
+        token = str(view[at : at + n_token], "utf-8")
+        at += n_token
+        obituary = _obituary(view[at : at + n_obituary]) if n_obituary else None
+        at += n_obituary
+        message = Message.unpack(view[at : at + n_frame])
+        at += n_frame
+        yield Assignment(
+            seq,
+            message,
+            queue,
+            token,
+            starts=starts,
+            seen=bool(flags & _SEEN),
+            early_ack=bool(flags & _EARLY),
+            obituary=obituary,
+            valid=valid,
+        )
+
+
+def _obituary(text: memoryview) -> Obituary:
+    state, error, reason, verdict = json.loads(bytes(text))
+    return Obituary(state, error, reason, _VERDICTS[verdict])
+
+
+# endings ----------------------------------------------------------------------------------------------------
+
+
+def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
+    """An ending as a datagram; its records and publications go along where the engine is to store them."""
+    state, task = ending.state.encode(), ending.task.encode()[:2000]
+    reason = ending.reason.encode("utf-8", "replace")[:8000]
+    payload = b""
+    if with_payload and (ending.records or ending.publications):
+        payload = _pack_payload(ending.records, ending.publications)
+    head = _END.pack(
+        child,
+        ending.seq,
+        _CODE[ending.verdict],
+        _CHARGED if ending.charged else 0,
+        ending.delay,
+        ending.runtime,
+        len(state),
+        len(task),
+        len(reason),
+        len(payload),
+    )
+    return b"".join((KIND_END, head, state, task, reason, payload))
+
+
+def unpack_ending(frame: bytes) -> tuple[int, Ending]:
+    """The child's number and the ending. Raises ValueError on damage."""
+    view = memoryview(frame)
+    try:
+        child, seq, verdict, flags, delay, runtime, *lengths = _END.unpack_from(view, 1)
+    except struct.error as exc:
+        raise ValueError(f"damaged ending of {len(frame)} bytes: {exc}") from exc
+    at = 1 + _END.size
+    n_state, n_task, n_reason, n_payload = lengths
+    state = str(view[at : at + n_state], "utf-8")
+    at += n_state
+    task = str(view[at : at + n_task], "utf-8", "replace")
+    at += n_task
+    reason = str(view[at : at + n_reason], "utf-8", "replace")
+    at += n_reason
+    records, publications = _unpack_payload(view[at : at + n_payload]) if n_payload else ((), ())
+    ending = Ending(
+        seq,
+        _VERDICTS[verdict],
+        state=state,
+        delay=delay,
+        charged=bool(flags & _CHARGED),
+        reason=reason,
+        records=records,
+        publications=publications,
+        runtime=runtime,
+        task=task,
+    )
+    return child, ending
+
+
+def _pack_payload(records: Sequence[Record], publications: Sequence[Publication]) -> bytes:
+    parts = [len(records).to_bytes(4, "big")]
+    for record in records:
+        parts.append(json.dumps([getattr(record, name) for name in _RECORD_TEXTS]).encode())
+        flags = (1 if record.args is not None else 0) | (2 if record.kwargs is not None else 0)
+        parts += [bytes([flags]), record.result, record.args or b"", record.kwargs or b""]
+    for item in publications:
+        meta = [item.queue, item.priority, item.due, item.expires, item.exchange, item.routing_key, item.persistent]
+        parts += [json.dumps(meta).encode(), item.message.pack()]
+    return pack_parts(parts)
+
+
+def _unpack_payload(view: memoryview) -> tuple[list[Record], list[Publication]]:
+    parts = unpack_parts(view)
+    count = int.from_bytes(parts[0], "big")
+    records = []
+    for at in range(1, 1 + 5 * count, 5):
+        texts = dict(zip(_RECORD_TEXTS, json.loads(parts[at]), strict=True))
+        flags = parts[at + 1][0]
+        records.append(
+            Record(
+                **texts,
+                result=parts[at + 2],
+                args=parts[at + 3] if flags & 1 else None,
+                kwargs=parts[at + 4] if flags & 2 else None,
+            )
+        )
+    publications = []
+    for at in range(1 + 5 * count, len(parts), 2):
+        queue, priority, due, expires, exchange, routing_key, persistent = json.loads(parts[at])
+        publications.append(
+            Publication(
+                Message.unpack(parts[at + 1]),
+                queue,
+                priority=priority,
+                due=due,
+                expires=expires,
+                exchange=exchange,
+                routing_key=routing_key,
+                persistent=persistent,
+            )
+        )
+    return records, publications
+
+
+# the rest ---------------------------------------------------------------------------------------------------
+
+
+def pack_note(kind: bytes, child: int, seq: int = 0, epoch: int = 0) -> bytes:
+    """READY, DROPPED (which number, of which epoch) or BYE of a child."""
+    return kind + _NOTE.pack(child, seq, epoch)
+
+
+def unpack_note(frame: bytes) -> tuple[int, int, int]:
+    """The child, the sequence number and the epoch."""
+    child, seq, epoch = _NOTE.unpack_from(frame, 1)
+    return child, seq, epoch
+
+
+def pack_report(child: int, topic: str, data: Mapping[str, Any]) -> bytes:
+    """A plugin's report from a child. Raises ValueError when it is over 32 KiB or no JSON."""
+    name, text = topic.encode(), json.dumps(data).encode()
+    if len(name) + len(text) > 32_768:
+        raise ValueError(f"report {topic!r} has {len(text)} bytes; 32 KiB is the limit")
+    return KIND_REPORT + _REPORT.pack(child, len(name)) + name + text
+
+
+def unpack_report(frame: bytes) -> tuple[int, str, dict[str, Any]]:
+    child, n_topic = _REPORT.unpack_from(frame, 1)
+    at = 1 + _REPORT.size
+    return child, frame[at : at + n_topic].decode(), json.loads(frame[at + n_topic :])

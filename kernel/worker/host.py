@@ -1,0 +1,209 @@
+"""The child's inbox: takes datagrams, announces them, and wraps each task so that its slot follows its life."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kernel import errors
+from kernel.interfaces.pool import Drained
+from kernel.worker import frames, slots
+from kernel.worker.assignment import Assignment
+from kernel.worker.channel import Channel
+from kernel.worker.failpoints import Failpoints
+from kernel.worker.slots import Slots
+
+if TYPE_CHECKING:
+    from kernel.worker.execute import TaskJob
+
+_HELD_PAUSE: Final = 0.001
+_MARKED: Final[dict[int, type[BaseException]]] = {
+    slots.MARK_SOFT: errors.SoftTimeLimitExceeded,
+    slots.MARK_LEASE: errors.LeaseLost,
+    slots.MARK_TERMINATE: errors.TimeLimitExceeded,
+}
+
+
+class Jobs(Protocol):
+    """Makes a job of an assignment; the executor does."""
+
+    def job(self, assignment: Assignment) -> TaskJob: ...
+
+
+class HostedJob:
+    """A task in a slot. Implements `kernel.interfaces.pool.Job`."""
+
+    __slots__ = ("_host", "assignment", "inner", "slot")
+
+    def __init__(self, host: HostInbox, assignment: Assignment, slot: int, inner: TaskJob) -> None:
+        self._host = host
+        self.assignment = assignment
+        self.slot = slot
+        self.inner = inner
+
+    @property
+    def is_coroutine(self) -> bool:
+        return self.inner.is_coroutine
+
+    def run(self) -> None:
+        if self._host.begin(self):
+            self.inner.run()
+
+    async def arun(self) -> None:
+        if self._host.begin(self):
+            await self.inner.arun()
+
+
+class HostInbox:
+    """Implements `kernel.interfaces.pool.Inbox` over the shared inbox channel."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        page: Slots,
+        number: int,
+        *,
+        executor: Callable[[], Jobs],
+        dropped: Callable[[int, int], None],
+        idle: Callable[[], None],
+        failpoints: Failpoints,
+    ) -> None:
+        self._channel = channel
+        self._page = page
+        self._number = number
+        self._executor = executor
+        self._dropped = dropped
+        self._on_idle = idle
+        self._failpoints = failpoints
+        self._free = deque(range(page.slots))
+        self._backlog: deque[HostedJob] = deque()
+        self._pid = os.getpid()
+        self._poll = select.poll()
+        self._poll.register(channel.fileno(), select.POLLIN)
+        self._unbegun: set[int] = set()
+        self.active: dict[int, HostedJob] = {}
+        self.drained = False
+        self.done = 0
+
+    # the pool's side ----------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def idle(self) -> None:
+        self._on_idle()
+
+    def take(self, limit: int, timeout: float | None) -> Sequence[HostedJob]:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a task forked and its child came back here: it must take no part
+        if not self._backlog:
+            self._receive(timeout)
+        jobs: list[HostedJob] = []
+        while len(jobs) < limit:
+            try:
+                jobs.append(self._backlog.popleft())
+            except IndexError:
+                break
+        return jobs
+
+    @property
+    def more_soon(self) -> bool:
+        """Whether another task is at hand, which is then a short one."""
+        return bool(self._unbegun)
+
+    def _receive(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if self.drained:
+                raise Drained
+            while self._page.held(self._number):
+                time.sleep(_HELD_PAUSE)
+            if deadline is not None:
+                wait = max(0.0, deadline - time.monotonic())
+                if not self._poll.poll(wait * 1000):
+                    return
+            frame = self._channel.receive(block=deadline is None)
+            if frame == b"":
+                self.drained = True
+            elif frame is not None and self._admit(frame):
+                return
+            if self._backlog:
+                return
+
+    def _admit(self, frame: bytes) -> bool:
+        """Announce what came; False when it is void."""
+        if self._failpoints:
+            self._failpoints.hit("child.taken")
+        epoch, assignments = frames.unpack_batch(frame, self.lease_valid)
+        taken = [(self._announce(item.seq), item) for item in assignments]
+        # Announce first, compare after: the engine raises the epoch first and reads the slots after, so one of
+        # the two always sees the other (see `ledger`).
+        if epoch != self._page.epoch:
+            for slot, item in taken:
+                self._dropped(item.seq, epoch)
+                self._release(slot)
+            return False
+        executor = self._executor()
+        for slot, item in taken:
+            job = HostedJob(self, item, slot, executor.job(item))
+            self.active[item.seq] = job
+            self._unbegun.add(item.seq)
+            self._backlog.append(job)
+        if self._failpoints:
+            self._failpoints.hit("child.announced")
+        return True
+
+    def lease_valid(self) -> bool:
+        return time.monotonic() < self._page.lease_until
+
+    # slots --------------------------------------------------------------------------------------------------
+
+    def _announce(self, seq: int) -> int:
+        while True:
+            try:
+                slot = self._free.popleft()
+                break
+            except IndexError:  # more datagrams than slots: the engine sent too much; wait for one to end
+                time.sleep(_HELD_PAUSE)
+        self._page.announce(self._number, slot, seq)
+        return slot
+
+    def _release(self, slot: int) -> None:
+        self._page.clear(self._number, slot)
+        self._free.append(slot)
+
+    def begin(self, job: HostedJob) -> bool:
+        """Note the start of a task; False when the engine has given it to somebody else."""
+        self._unbegun.discard(job.assignment.seq)
+        if self._page.start(self._number, job.slot, time.monotonic()) != slots.MARK_STOLEN:
+            if self._failpoints:
+                self._failpoints.hit("child.started")
+            return True
+        self.active.pop(job.assignment.seq, None)
+        self._dropped(job.assignment.seq, self._page.epoch)
+        self._release(job.slot)
+        return False
+
+    def finish(self, seq: int) -> None:
+        """The outcome of `seq` is on its way."""
+        job = self.active.pop(seq, None)
+        if job is not None:
+            self.done += 1
+            self._release(job.slot)
+
+    def interrupt_marked(self) -> None:
+        """Act on the marks that the engine wrote; called from a signal handler on the main thread.
+
+        A job of the main thread is interrupted last, since that raises.
+        """
+        marked = [holding for holding in self._page.holdings(self._number) if holding.mark in _MARKED]
+        here = threading.main_thread().ident
+        found = [(self.active.get(holding.seq), _MARKED[holding.mark]) for holding in marked]
+        jobs = [(job.inner, error) for job, error in found if job is not None]
+        for inner, error in sorted(jobs, key=lambda pair: pair[0].thread_id == here):
+            inner.interrupt(error)

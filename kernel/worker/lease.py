@@ -1,0 +1,76 @@
+"""Renews the worker's lease, on a thread that calls no hook and waits for nothing else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from kernel import errors
+from kernel.worker.pump import Pump
+
+_log = logging.getLogger("kernel.worker")
+
+_RETRY_SECONDS = 0.5
+
+
+class Renewer:
+    """Renews at a third of the lease. `held` is told until when (monotonic) the lease certainly holds, `lost`
+    is called when it has run out, once for each time."""
+
+    def __init__(
+        self, pump: Pump, lease: float, *, held: Callable[[float], None], lost: Callable[[], None]
+    ) -> None:
+        self._pump = pump
+        self._lease = lease
+        self._held = held
+        self._lost = lost
+        self._until = time.monotonic() + lease
+        self._stop = threading.Event()
+        self._is_lost = False
+        self._thread = threading.Thread(target=self._run, name="kernel-lease", daemon=True)
+
+    @property
+    def until(self) -> float:
+        return self._until
+
+    def start(self) -> None:
+        self._held(self._until)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        pause = self._lease / 3
+        while not self._stop.wait(pause):
+            pause = self._renew()
+
+    def _renew(self) -> float:
+        """Renew once; the seconds until the next time."""
+        consumer = self._pump.consumer
+        if consumer is None:
+            return self._lease / 3
+        asked = time.monotonic()
+        try:
+            kept = consumer.renew()
+        except errors.OperationalError as exc:
+            _log.warning("the lease cannot be renewed: %s", exc)
+            if time.monotonic() >= self._until:
+                self._declare_lost()
+            return min(_RETRY_SECONDS, self._lease / 3)
+        if not kept:
+            self._declare_lost()
+        # The server counted from some moment after the call began; that moment is the safe one to count from.
+        self._until = asked + self._lease
+        self._is_lost = False
+        self._held(self._until)
+        return self._lease / 3
+
+    def _declare_lost(self) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._lost()

@@ -1,0 +1,188 @@
+"""Where every claimed message is, and what a dead child took with it.
+
+A message is at each moment in exactly one place: waiting in the engine, being recorded or acknowledged by the
+pump, sent (in the inbox or with a child), or settling. The rules here are plain functions over that, without I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from kernel.interfaces.broker import Delivery
+from kernel.worker.assignment import Assignment, Obituary
+from kernel.worker.slots import Holding
+
+
+class Place(enum.Enum):
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    """With the pump: its start is recorded, or it is acknowledged early."""
+    SENT = "sent"
+    SETTLING = "settling"
+
+
+class Item:
+    """A claimed message in this worker."""
+
+    __slots__ = (
+        "acked",
+        "attempts",
+        "delivery",
+        "early_ack",
+        "epoch",
+        "hard",
+        "id",
+        "name",
+        "obituary",
+        "place",
+        "sent_at",
+        "seq",
+        "soft",
+        "state",
+    )
+
+    def __init__(self, seq: int, delivery: Delivery, *, id: str = "", name: str = "") -> None:
+        self.seq = seq
+        self.delivery = delivery
+        self.id = id
+        self.name = name
+        self.place = Place.WAITING
+        self.epoch = 0
+        self.sent_at = 0.0
+        self.soft: float | None = None
+        self.hard: float | None = None
+        self.early_ack = False
+        self.acked = False
+        self.obituary: Obituary | None = None
+        self.attempts = 0
+        """How many children died over it in this worker, after its end was decided."""
+        self.state = ""
+
+    def assignment(self, valid: Callable[[], bool] | None = None) -> Assignment:
+        """What an executor is given of it."""
+        delivery = self.delivery
+        return Assignment(
+            self.seq,
+            delivery.message,
+            delivery.queue,
+            delivery.token,
+            starts=delivery.starts,
+            seen=delivery.seen,
+            early_ack=self.early_ack,
+            obituary=self.obituary,
+            valid=valid,
+        )
+
+
+class ReadyQueue:
+    """What waits in the engine: queues take turns, each first in, first out."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, item: Item) -> None:
+        self._queues.setdefault(item.delivery.queue, deque()).append(item)
+        self._length += 1
+
+    def add_front(self, item: Item) -> None:
+        """Back to where it came from: next of its queue, and its queue next."""
+        name = item.delivery.queue
+        self._queues.setdefault(name, deque()).appendleft(item)
+        self._queues.move_to_end(name, last=False)
+        self._length += 1
+
+    def pop(self, fits: Callable[[Item], bool]) -> Item | None:
+        """The next item, if it fits; its queue goes to the end of the turn. None when the one whose turn it
+        is does not fit: nobody overtakes inside a queue, other queues are tried."""
+        for name, queue in self._queues.items():
+            if fits(queue[0]):
+                item = queue.popleft()
+                self._length -= 1
+                if queue:
+                    self._queues.move_to_end(name)
+                else:
+                    del self._queues[name]
+                return item
+        return None
+
+    def clear(self) -> list[Item]:
+        items = [item for queue in self._queues.values() for item in queue]
+        self._queues.clear()
+        self._length = 0
+        return items
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What became of the messages that were sent when a child died."""
+
+    running: list[Item] = field(default_factory=list)
+    """Their user code had started in the dead child."""
+    unstarted: list[Item] = field(default_factory=list)
+    """Nobody has them: in the inbox, announced but not begun, or gone with the child before it announced."""
+
+
+class Ledger:
+    """All claimed messages by sequence number."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, Item] = {}
+        self._next = 0
+        self.bytes = 0
+        self.sent = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(list(self._items.values()))
+
+    def enter(self, delivery: Delivery) -> Item:
+        self._next += 1
+        item = Item(self._next, delivery)
+        self._items[item.seq] = item
+        self.bytes += delivery.size
+        return item
+
+    def get(self, seq: int) -> Item | None:
+        return self._items.get(seq)
+
+    def move(self, item: Item, place: Place) -> None:
+        if item.place is Place.SENT:
+            self.sent -= 1
+        if place is Place.SENT:
+            self.sent += 1
+        item.place = place
+
+    def renumber(self, item: Item) -> None:
+        """A new number: whatever the old one is still said to do concerns nobody."""
+        del self._items[item.seq]
+        self._next += 1
+        item.seq = self._next
+        self._items[item.seq] = item
+
+    def leave(self, item: Item) -> None:
+        if self._items.pop(item.seq, None) is not None:
+            self.bytes -= item.delivery.size
+            if item.place is Place.SENT:
+                self.sent -= 1
+
+    def account(
+        self, dead: Iterable[Holding], living: Collection[int], *, ended: Collection[int] = ()
+    ) -> Accounts:
+        """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
+        other children hold. The inbox must have been emptied and the epoch raised before."""
+        started: Mapping[int, bool] = {holding.seq: holding.started > 0 for holding in dead}
+        accounts = Accounts()
+        for item in self:
+            if item.place is not Place.SENT or item.seq in living or item.seq in ended:
+                continue
+            (accounts.running if started.get(item.seq) else accounts.unstarted).append(item)
+        return accounts

@@ -1,0 +1,301 @@
+"""The pool in the worker's own process: for tests, debugging, embedding, and brokers that do not leave it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kernel import drivers, errors
+from kernel.interfaces.backend import Record
+from kernel.interfaces.pool import Drained, PoolConfig
+from kernel.worker import slots
+from kernel.worker.assignment import Assignment, Ending
+from kernel.worker.execute import Executor, TaskJob
+from kernel.worker.executors import Listener
+from kernel.worker.failpoints import Failpoints
+from kernel.worker.ledger import Item
+from kernel.worker.manifest import Manifest
+from kernel.worker.outbox import Outbox
+from kernel.worker.slots import Holding
+from kernel.worker.waker import Waker
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+
+_log = logging.getLogger("kernel.worker")
+
+_INTERRUPTS: dict[int, type[BaseException]] = {
+    slots.MARK_SOFT: errors.SoftTimeLimitExceeded,
+    slots.MARK_LEASE: errors.LeaseLost,
+    slots.MARK_TERMINATE: errors.TimeLimitExceeded,
+}
+
+
+class LocalJob:
+    """A task in this process. Implements `kernel.interfaces.pool.Job`."""
+
+    __slots__ = ("_host", "assignment", "inner", "started")
+
+    def __init__(self, host: Local, assignment: Assignment, inner: TaskJob) -> None:
+        self._host = host
+        self.assignment = assignment
+        self.inner = inner
+        self.started = 0.0
+
+    @property
+    def is_coroutine(self) -> bool:
+        return self.inner.is_coroutine
+
+    def run(self) -> None:
+        if self._host.begin(self):
+            self.inner.run()
+
+    async def arun(self) -> None:
+        if self._host.begin(self):
+            await self.inner.arun()
+
+
+class LocalInbox:
+    """Implements `kernel.interfaces.pool.Inbox` over a queue in memory."""
+
+    def __init__(self, idle: Callable[[], None]) -> None:
+        self._jobs: queue.SimpleQueue[LocalJob | None] = queue.SimpleQueue()
+        self._idle = idle
+        self._waker: Waker | None = None
+
+    def put(self, job: LocalJob | None) -> None:
+        self._jobs.put(job)
+        if self._waker is not None:
+            self._waker.wake()
+
+    def get_back(self) -> list[LocalJob]:
+        """Take out what nobody has taken."""
+        jobs = []
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs
+            if job is not None:
+                jobs.append(job)
+
+    def take(self, limit: int, timeout: float | None) -> Sequence[LocalJob]:
+        if self._waker is not None:
+            self._waker.reset()
+        jobs: list[LocalJob] = []
+        try:
+            job = self._jobs.get(timeout=timeout) if timeout != 0 else self._jobs.get_nowait()
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) >= limit:
+                    return jobs
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return jobs
+        self.put(None)  # the end stands for every taker
+        if not jobs:
+            raise Drained
+        return jobs
+
+    def fileno(self) -> int:
+        if self._waker is None:
+            self._waker = Waker()
+            self._waker.wake()
+        return self._waker.fileno()
+
+    def idle(self) -> None:
+        self._idle()
+
+    def close(self) -> None:
+        if self._waker is not None:
+            self._waker.close()
+
+
+class Local:
+    """Implements `Executors`, `kernel.worker.assignment.Sink` and `kernel.hooks.ChildInfo` in this process."""
+
+    def __init__(self, app: Kernel, manifest: Manifest, *, failpoints: Failpoints) -> None:
+        self.app = app
+        self.slots = manifest.slots
+        self.number = 0
+        self.pid = os.getpid()
+        self._executor = Executor(app, hostname=manifest.hostname, sink=self)
+        self._inbox = LocalInbox(self._flush)
+        self._outcomes: deque[tuple[str, Any]] = deque()
+        self._waker = Waker()
+        self._active: dict[int, LocalJob] = {}
+        self._stolen: set[int] = set()
+        self._listener: Listener | None = None
+        self._valid_until = float("inf")
+        self._outbox = Outbox(
+            app,
+            atomic=manifest.atomic_end,
+            deliver=self._deliver,
+            resume=self._resume,
+            valid=self.lease_valid,
+            failpoints=failpoints,
+        )
+        driver = drivers.load("pools", manifest.pool)
+        if not driver.capabilities.in_process:
+            raise errors.ImproperlyConfigured(
+                f"the pool {manifest.pool!r} runs tasks in child processes and cannot be hosted with processes=0; "
+                "use 'threads', 'solo' or 'asyncio' for that"
+            )
+        self._pool = driver(PoolConfig(slots=manifest.slots, settings=manifest.pool_settings))
+        self._thread = threading.Thread(target=self._serve, name="kernel-pool", daemon=True)
+
+    def open(self, listener: Listener) -> None:
+        self._listener = listener
+        self.app.extensions.setup("kernel_child_start", child=self)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._pool.serve(self._inbox)
+        except BaseException as exc:
+            _log.critical("the pool has failed", exc_info=exc)
+            self._tell("failed", f"the pool has failed: {exc!r}")
+        finally:
+            self._outbox.close()
+            self._waker.wake()
+
+    def lease_valid(self) -> bool:
+        return time.monotonic() < self._valid_until
+
+    def set_lease(self, until: float) -> None:
+        self._valid_until = until
+
+    # Executors ----------------------------------------------------------------------------------------------
+
+    def selectables(self) -> Sequence[tuple[Any, Callable[[], None]]]:
+        return [(self._waker, self.collect)]
+
+    @property
+    def ready(self) -> bool:
+        return self._thread.is_alive()
+
+    def send(self, items: Sequence[Item]) -> bool:
+        for item in items:
+            assignment = item.assignment(self.lease_valid)
+            job = LocalJob(self, assignment, self._executor.job(assignment))
+            self._active[item.seq] = job
+            self._inbox.put(job)
+        return True
+
+    def recall(self) -> Sequence[int]:
+        jobs = self._inbox.get_back()
+        for job in jobs:
+            self._active.pop(job.assignment.seq, None)
+        return [job.assignment.seq for job in jobs]
+
+    def collect(self) -> None:
+        assert self._listener is not None
+        self._waker.reset()
+        while self._outcomes:
+            kind, value = self._outcomes.popleft()
+            if kind == "ended":
+                self._listener.on_ended(value)
+            elif kind == "dropped":
+                self._listener.on_dropped(value, 0)
+            elif kind == "report":
+                self._listener.on_report(*value)
+            else:
+                self._listener.on_failed(value)
+
+    def holdings(self) -> Sequence[Holding]:
+        return [Holding(0, 0, seq, job.started, 0) for seq, job in list(self._active.items())]
+
+    def mark(self, holding: Holding, mark: int) -> None:
+        job = self._active.get(holding.seq)
+        if job is None:
+            return
+        if mark == slots.MARK_STOLEN:
+            self._stolen.add(holding.seq)
+        elif mark in _INTERRUPTS:
+            job.inner.interrupt(_INTERRUPTS[mark])
+
+    def kill(self, holding: Holding, grace: float) -> bool:
+        """No process can be killed here without killing the program: the task gets an exception instead."""
+        self.mark(holding, slots.MARK_TERMINATE)
+        return True
+
+    def end_child(self, number: int) -> None:
+        """There is none."""
+
+    def tick(self) -> None:
+        """Nothing to supervise."""
+
+    def drain(self) -> None:
+        self._inbox.put(None)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive() and not self._outcomes
+
+    def terminate(self) -> None:
+        """Threads cannot be ended from outside: what runs is told that its lease is lost."""
+        for job in list(self._active.values()):
+            job.inner.interrupt(errors.LeaseLost)
+        self._inbox.put(None)
+
+    def close(self) -> None:
+        self._inbox.put(None)
+        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            _log.error("a task still runs in thread %s; its thread ends with it", self._thread.name)
+        self.app.extensions.call_observe("kernel_child_end", child=self)
+        self._inbox.close()
+        self._waker.close()
+
+    def figures(self) -> Mapping[str, Any]:
+        return {"slots": self.slots}
+
+    # Sink ---------------------------------------------------------------------------------------------------
+
+    def begin(self, job: LocalJob) -> bool:
+        seq = job.assignment.seq
+        job.started = time.monotonic()
+        if seq not in self._stolen:
+            return True
+        self._stolen.discard(seq)
+        self._active.pop(seq, None)
+        self._tell("dropped", seq)
+        return False
+
+    def started(self, seq: int) -> None:
+        """Noted when the job began."""
+
+    def progress(self, records: Sequence[Record]) -> None:
+        self.app.backend.store(records)
+
+    def ended(self, ending: Ending) -> None:
+        job = self._active.get(ending.seq)
+        early = job is not None and job.assignment.early_ack
+        self._outbox.add(ending, more_soon=False, early_ack=early)
+
+    def report(self, topic: str, data: Mapping[str, Any]) -> None:
+        self._tell("report", (topic, data))
+
+    def _deliver(self, endings: Sequence[Ending]) -> None:
+        for ending in endings:
+            self._active.pop(ending.seq, None)
+            self._outcomes.append(("ended", ending))
+        self._waker.wake()
+
+    def _resume(self, seq: int, standing: Record) -> Ending | None:
+        job = self._active.get(seq)
+        return self._executor.resume(job.assignment, standing) if job is not None else None
+
+    def _flush(self) -> None:
+        self._outbox.flush()
+
+    def _tell(self, kind: str, value: Any) -> None:
+        self._outcomes.append((kind, value))
+        self._waker.wake()
+

@@ -1,0 +1,70 @@
+"""How a worker's processes log: called explicitly by those who start them, never at import."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kernel.log import HumanFormatter, JsonFormatter, redirect_streams
+from kernel.worker.options import LogOptions
+
+_HANDLER_NAME: Final = "kernel-worker"
+
+
+def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, redirect: bool = False) -> None:
+    """Send this process's log to `options.file` or standard error.
+
+    With `worker_hijack_root_logger` off the root logger's own handlers stay as they are. `redirect` sends what
+    tasks print to the log, where `worker_redirect_stdouts` says so.
+    """
+    root = logging.getLogger()
+    level = getattr(logging, options.level.upper(), logging.WARNING)
+    if settings.get("worker_hijack_root_logger", True):
+        for handler in list(root.handlers):
+            root.removeHandler(handler)
+    handler = _handler(options)
+    handler.set_name(_HANDLER_NAME)
+    handler.setFormatter(_formatter(options, settings))
+    handler.addFilter(_ProcessName(process))
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.getLogger("kernel").setLevel(level)
+    logging.captureWarnings(True)
+    if redirect and settings.get("worker_redirect_stdouts", True):
+        redirect_streams(getattr(logging, settings.get("worker_redirect_stdouts_level") or "WARNING"))
+
+
+def _handler(options: LogOptions) -> logging.Handler:
+    if options.file:
+        return logging.handlers.WatchedFileHandler(options.file, encoding="utf-8")
+    return logging.StreamHandler(sys.__stderr__)
+
+
+def _formatter(options: LogOptions, settings: Mapping[str, Any]) -> logging.Formatter:
+    if options.json or settings.get("worker_log_json"):
+        return JsonFormatter()
+    formats = {
+        "worker_format": settings.get("worker_log_format"),
+        "task_format": settings.get("worker_task_log_format"),
+    }
+    return HumanFormatter(
+        **{name: text for name, text in formats.items() if text},
+        datefmt=settings.get("worker_log_datefmt"),
+        task_datefmt=settings.get("worker_task_log_datefmt"),
+    )
+
+
+class _ProcessName(logging.Filter):
+    """The name by which a process of the worker is known in its log lines."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.processName = self._name
+        return True
+

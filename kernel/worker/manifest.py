@@ -1,0 +1,185 @@
+"""What the engine knows of the app, which it never imports: tasks, options, settings, drivers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kernel import drivers, errors
+from kernel.worker.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """The options of a task that the engine acts on."""
+
+    acks_late: bool = True
+    reject_on_worker_lost: bool | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+
+
+@dataclass(slots=True)
+class Manifest:
+    """Travels from the fork server to the engine as JSON. `slots` is per process; `processes` 0 means this one."""
+
+    app_name: str
+    hostname: str
+    pool: str
+    processes: int
+    slots: int
+    queues: Sequence[str]
+    tasks: Mapping[str, TaskFacts]
+    settings: Mapping[str, Any]
+    broker: Mapping[str, Any]
+    atomic_end: bool = False
+    plugins: Sequence[str] = ()
+    pool_settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    backend_url: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Manifest:
+        tasks = {name: TaskFacts(**facts) for name, facts in values["tasks"].items()}
+        return cls(**{**values, "tasks": tasks})
+
+
+def load_app(options: WorkerOptions) -> Kernel:
+    """Find the app that the options name. Raises what its import raises."""
+    from kernel.finding import find_app  # what the fork server alone needs
+
+    return find_app(options.app)
+
+
+def describe(app: Kernel, options: WorkerOptions) -> Manifest:
+    """The manifest of an app as this worker runs it.
+
+    Raises `ImproperlyConfigured` for a pool, broker or number that cannot work.
+    """
+    app.import_default_modules()
+    if options.settings:
+        app.conf.override(options.settings)
+    conf = app.conf
+    pool_name = options.pool or conf.worker_pool
+    pool = drivers.load("pools", pool_name)
+    processes, slots = layout(pool.capabilities, options, conf)
+    broker = app.broker_config()
+    driver = drivers.load("brokers", broker.url)
+    if processes and not driver.capabilities.crosses_processes:
+        raise errors.ImproperlyConfigured(
+            f"the broker {broker.url.partition(':')[0]!r} lives in one process, and this worker would run tasks in "
+            f"{processes} child process(es); use --processes 0 with the threads pool, or a broker that crosses processes"
+        )
+    return Manifest(
+        app_name=app.main or "kernel",
+        hostname=node_name(options.hostname),
+        pool=pool_name,
+        processes=processes,
+        slots=slots,
+        queues=list(options.queues) or [conf.task_default_queue],
+        tasks={name: _facts(task, conf) for name, task in app.tasks.items()},
+        settings=_plain(conf),
+        broker={
+            "url": broker.url,
+            "options": _plain(broker.options),
+            "settings": _plain(broker.settings),
+            "timeout": broker.timeout,
+            "app_name": broker.app_name,
+        },
+        atomic_end=_one_transaction(app, driver),
+        plugins=[name for name in conf.plugins or () if isinstance(name, str)],
+        pool_settings=_plain(conf.driver_values(pool.settings)),
+        warnings=_import_warnings(),
+        backend_url=app.backend_url or "",
+    )
+
+
+def layout(capabilities: Any, options: WorkerOptions, conf: Any) -> tuple[int, int]:
+    """How many processes, with how many slots each."""
+    concurrency = options.concurrency or conf.worker_concurrency
+    concurrency = concurrency or capabilities.default_concurrency or len(os.sched_getaffinity(0))
+    if concurrency < 1:
+        raise errors.ImproperlyConfigured(f"a concurrency of {concurrency}; 1 at least is needed")
+    processes = options.processes if options.processes is not None else conf.worker_processes
+    if capabilities.slots_are_processes:
+        if processes == 0:
+            raise errors.ImproperlyConfigured(
+                "this pool runs each task slot in a child process; --processes 0 needs 'threads', 'solo' or 'asyncio'"
+            )
+        return processes or concurrency, 1
+    if processes is None:
+        processes = 1
+    return processes, concurrency
+
+
+def node_name(name: str) -> str:
+    """``name@host`` with %h, %n and %d expanded as Celery does; the default is ``celery@<host>``."""
+    host = socket.gethostname()
+    short, _, domain = host.partition(".")
+    expanded = (name or "celery@%h").replace("%h", host).replace("%n", short).replace("%d", domain)
+    return expanded if "@" in expanded else f"{expanded}@{host}"
+
+
+def _facts(task: Any, conf: Any) -> TaskFacts:
+    def option(name: str, setting: str) -> Any:
+        value = getattr(task, name, None)
+        return conf[setting] if value is None else value
+
+    return TaskFacts(
+        acks_late=bool(option("acks_late", "task_acks_late")),
+        reject_on_worker_lost=option("reject_on_worker_lost", "task_reject_on_worker_lost"),
+        time_limit=option("time_limit", "task_time_limit"),
+        soft_time_limit=option("soft_time_limit", "task_soft_time_limit"),
+    )
+
+
+def _one_transaction(app: Kernel, broker_driver: Any) -> bool:
+    if not broker_driver.capabilities.atomic_end:
+        return False
+    domain = app.broker.transaction_domain
+    return domain is not None and domain == getattr(app.backend, "transaction_domain", None)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that JSON can carry; the engine acts on no others."""
+    return {name: value for name in values if _is_plain(value := values[name])}
+
+
+def _is_plain(value: Any) -> bool:
+    if value is None or isinstance(value, str | int | float | bool):
+        return True
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return False
+
+
+def _import_warnings() -> list[str]:
+    """What the import of the app left behind that a fork does not copy well."""
+    warnings = []
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if threads:
+        warnings.append(
+            f"the app started threads while it was imported ({', '.join(threads[:5])}): they do not live on in forked "
+            "children, and locks that they hold stay locked; start them in kernel_child_start, or set "
+            "worker_start_method='spawn'"
+        )
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("socket"):
+        warnings.append(
+            "the app patches the standard library with gevent: this pool runs one task after the other in each slot "
+            "all the same"
+        )
+    return warnings

@@ -1,0 +1,228 @@
+"""The pump: the one thread that claims from the broker and settles with it.
+
+Both are batches, and both may block: a database may be locked for seconds. So they have a thread, and what the
+engine does meanwhile (dispatch, outcomes, time limits) goes on. The loop hands it work and gets events back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kernel import errors
+from kernel.interfaces.broker import Broker, Consumer, ConsumeOptions, Delivery, QueueSpec, Settled, Settlement
+from kernel.worker.failpoints import Failpoints
+from kernel.worker.ledger import Item
+
+_log = logging.getLogger("kernel.worker")
+
+_FETCH_SECONDS: Final = 5.0
+_BATCH: Final = 500
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, slots=True)
+class WasSettled:
+    pairs: Sequence[tuple[Item, Settlement, Settled]]
+
+
+@dataclass(frozen=True, slots=True)
+class WasStarted:
+    pairs: Sequence[tuple[Item, Settled]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The pump has given up: the broker cannot be used."""
+
+    error: Exception
+
+
+Event = Claimed | WasSettled | WasStarted | Failed
+
+
+class Pump:
+    """`room` says how many messages and bytes may be claimed now; `post` takes events, on this thread."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        queues: Sequence[QueueSpec],
+        options: ConsumeOptions,
+        *,
+        room: Callable[[], tuple[int, int]],
+        post: Callable[[Event], None],
+        failpoints: Failpoints,
+        connect_retries: int | None = 100,
+    ) -> None:
+        self._broker = broker
+        self._queues = queues
+        self._options = options
+        self._room = room
+        self._post = post
+        self._failpoints = failpoints
+        self._connect_retries = connect_retries
+        self._settlements: deque[tuple[Item, Settlement]] = deque()
+        self._starts: deque[Item] = deque()
+        self._kicked = threading.Event()
+        self._fetching = False
+        self._claiming = True
+        self._stopping = False
+        self.consumer: Consumer | None = None
+        self.connected = threading.Event()
+        self.fetched_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="kernel-pump", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # the loop's side ----------------------------------------------------------------------------------------
+
+    def settle(self, item: Item, settlement: Settlement) -> None:
+        self._settlements.append((item, settlement))
+        self.kick()
+
+    def begin(self, item: Item) -> None:
+        """Record the start of a message that was seen before."""
+        self._starts.append(item)
+        self.kick()
+
+    def kick(self) -> None:
+        """There is work, or room."""
+        self._kicked.set()
+        if self._fetching and self.consumer is not None:
+            self.consumer.wake()
+
+    def stop_claiming(self) -> None:
+        self._claiming = False
+        self.kick()
+
+    def stop(self, timeout: float) -> bool:
+        """Settle what is left, close the consumer, end; whether it did so in time."""
+        self._stopping = True
+        self._claiming = False
+        self.kick()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            if not self._connect():
+                return
+            while not self._stopping or self._settlements or self._starts:
+                self._step()
+        except Exception as exc:  # whatever a driver raises must not end the worker without a word
+            _log.critical("the broker cannot be used any more", exc_info=exc)
+            self._post(Failed(exc))
+        finally:
+            self._close()
+
+    def _connect(self) -> bool:
+        tries, pause = 0, _FIRST_PAUSE
+        while not self._stopping:
+            try:
+                self._broker.open()
+                self._broker.declare(self._queues)
+                self.consumer = self._broker.consume([queue.name for queue in self._queues], self._options)
+            except errors.OperationalError as exc:
+                tries += 1
+                if self._connect_retries is not None and tries > self._connect_retries:
+                    self._post(Failed(exc))
+                    return False
+                _log.error("cannot reach the broker, next try in %.1fs: %s", pause, exc)
+                self._kicked.wait(pause)
+                self._kicked.clear()
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except errors.KernelError as exc:
+                self._post(Failed(exc))
+                return False
+            else:
+                self.connected.set()
+                return True
+        return False
+
+    def _step(self) -> None:
+        self._kicked.clear()
+        self._work(self._start_batch)
+        self._work(self._settle_batch)
+        limit, max_bytes = self._room() if self._claiming else (0, 0)
+        if limit <= 0:
+            if not self._settlements and not self._starts and not self._stopping:
+                self._kicked.wait(_FETCH_SECONDS)
+            return
+        self._work(lambda: self._fetch(limit, max_bytes))
+
+    def _work(self, step: Callable[[], None]) -> None:
+        """Do a step until it works: what it has in hand is not lost while the broker is away."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return step()
+            except errors.OperationalError as exc:
+                if self._stopping and pause >= _LONGEST_PAUSE:
+                    raise
+                _log.warning("the broker failed, next try in %.2fs: %s", pause, exc)
+                time.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _fetch(self, limit: int, max_bytes: int) -> None:
+        assert self.consumer is not None
+        self._fetching = True
+        try:
+            busy = self._kicked.is_set() or self._stopping
+            deliveries = self.consumer.fetch(min(limit, _BATCH), max_bytes, 0.0 if busy else _FETCH_SECONDS)
+        finally:
+            self._fetching = False
+            self.fetched_at = time.monotonic()
+        if deliveries:
+            if self._failpoints:
+                self._failpoints.hit("claim.done")
+            self._post(Claimed(deliveries))
+
+    def _start_batch(self) -> None:
+        batch = [self._starts[at] for at in range(min(len(self._starts), _BATCH))]
+        if not batch:
+            return
+        assert self.consumer is not None
+        outcomes = self.consumer.start([item.delivery for item in batch])
+        for _ in batch:
+            self._starts.popleft()
+        if self._failpoints:
+            self._failpoints.hit("start.recorded")
+        self._post(WasStarted(list(zip(batch, outcomes, strict=True))))
+
+    def _settle_batch(self) -> None:
+        batch = [self._settlements[at] for at in range(min(len(self._settlements), _BATCH))]
+        if not batch:
+            return
+        assert self.consumer is not None
+        if self._failpoints:
+            self._failpoints.hit("settle.before")
+        outcomes = self.consumer.settle([settlement for _, settlement in batch])
+        for _ in batch:
+            self._settlements.popleft()
+        if self._failpoints:
+            self._failpoints.hit("settle.sent")
+        self._post(WasSettled([(*pair, outcome) for pair, outcome in zip(batch, outcomes, strict=True)]))
+
+    def _close(self) -> None:
+        try:
+            if self.consumer is not None:
+                self.consumer.close()
+            self._broker.close()
+        except Exception as exc:
+            _log.warning("closing the broker failed: %s", exc)
