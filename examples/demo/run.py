@@ -130,7 +130,7 @@ def send(paths: list[Path]) -> Job:
     names = [path.relative_to(REPOSITORY).as_posix() for path in paths]
     unsteady = ("measure_unsteadily(README.md)", measure_unsteadily.delay(str(REPOSITORY / "README.md")))
     in_vain = ("measure_in_vain(nowhere.md)", measure_in_vain.delay("nowhere.md"))
-    results = measure.map_delay(str(path) for path in paths)
+    results = measure.map_delay([(str(path),) for path in paths])
     return Job([*zip(names, results, strict=True), in_vain, unsteady])
 
 

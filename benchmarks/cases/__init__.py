@@ -1,0 +1,1 @@
+"""The benchmarks, one room for each thing that is measured, in the order in which they are run."""

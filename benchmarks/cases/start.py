@@ -1,0 +1,69 @@
+"""What it costs to have `kernel` at all: its import, its command, and a hook that nobody implements."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.harness import OURS, Case, Figure
+from benchmarks.marks import DeliveryError
+from benchmarks.processes import ROOT
+
+IMPORT = "import time; began = time.perf_counter(); import kernel; kernel.Kernel; print(time.perf_counter() - began)"
+CALLS = 1_000_000
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise DeliveryError(f"{' '.join(command)}: {done.stderr[-300:]}")
+    return done.stdout
+
+
+def imports(_folder: Path) -> Mapping[str, float]:
+    kernel = str(Path(sys.executable).parent / "kernel")
+    value = float(run([sys.executable, "-c", IMPORT])) * 1000
+    began = time.perf_counter()
+    run([kernel, "--help"])
+    return {"import": value, "help": (time.perf_counter() - began) * 1000}
+
+
+def idle_hook(_folder: Path) -> Mapping[str, float]:
+    """The time of a loop that offers a hook nobody listens to, less the time of the empty loop."""
+    from kernel import Kernel
+
+    app = Kernel("idle")
+    bound = app.extensions.bind("kernel_task_admit")
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        pass
+    middle = time.perf_counter()
+    for number in range(CALLS):
+        for hook in bound:
+            hook(number)
+    end = time.perf_counter()
+    if len(bound):
+        raise DeliveryError("the hook is not idle: somebody implements it")
+    return {"call": ((end - middle) - (middle - began)) / CALLS * 1e6}
+
+
+CASES = [
+    Case(
+        "start",
+        "a fresh interpreter",
+        [
+            Figure("import", "import kernel", "ms", "at most", 60),
+            Figure("help", "kernel --help", "ms", "at most", 150),
+        ],
+        {OURS: imports},
+    ),
+    Case(
+        "hook",
+        "a hot hook with no implementation",
+        [Figure("call", "idle hook", "µs a call", "at most", 0.1)],
+        {OURS: idle_hook},
+    ),
+]

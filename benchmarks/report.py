@@ -1,0 +1,147 @@
+"""The results as a table for the terminal, a page for the documentation, and JSON for programs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import OURS, Figure, Outcome
+from benchmarks.processes import PEERS, ROOT
+
+PAGE = ROOT / "docs/benchmarks.md"
+DATA = ROOT / ".kernel/benchmarks.json"
+HEADS = ["what", "kernel", "unit", "peer", "ratio", "must hold", "held"]
+
+
+def versions() -> dict[str, str]:
+    """What was measured, and on what."""
+    found = {
+        "kernel": importlib.metadata.version("kernel"),
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        "SQLAlchemy": importlib.metadata.version("sqlalchemy"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count()),
+    }
+    for path in sorted(PEERS.glob("lib/python*/site-packages/*.dist-info")):
+        name, _, version = path.stem.rpartition("-")
+        if name in ("huey", "procrastinate"):
+            found[name] = version
+    return found
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
+
+
+def peers(outcome: Outcome, figure: Figure) -> str:
+    found = [(side, series.median(figure.key)) for side, series in outcome.series.items() if side != OURS]
+    return ", ".join(f"{side} {number(value)}" for side, value in found)
+
+
+def rows(outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+    """One row for each figure; a side that failed its check shows a dash, and why is told below the table."""
+    for outcome in outcomes:
+        for figure in outcome.case.figures:
+            ratio, held = outcome.ratio(figure), outcome.held(figure)
+            yield [
+                figure.label,
+                number(outcome.series[OURS].median(figure.key)),
+                figure.unit,
+                peers(outcome, figure),
+                f"{ratio:.3g}" if ratio is not None else "",
+                figure.target,
+                "" if held is None else ("yes" if held else "NO"),
+            ]
+
+
+def reasons(outcomes: Sequence[Outcome]) -> list[str]:
+    return [
+        f"{outcome.case.name} / {series.side}: no figure: {' '.join(series.reason.split())}"
+        for outcome in outcomes
+        for series in outcome.series.values()
+        if series.reason
+    ]
+
+
+def text(outcomes: Sequence[Outcome], runs: int) -> str:
+    """The table for a terminal."""
+    lines = [HEADS, *rows(outcomes)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
+    lines.insert(1, ["-" * width for width in widths])
+    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    about = ", ".join(f"{name} {version}" for name, version in versions().items())
+    notes = [f"Medians of {runs} runs, each checked for exact delivery. {about}.", *reasons(outcomes)]
+    return "\n".join([*body, "", *notes])
+
+
+def page(outcomes: Sequence[Outcome], runs: int) -> str:
+    """The page of the documentation."""
+    table = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    table += ["| " + " | ".join(row) + " |" for row in rows(outcomes)]
+    cases = [f"- **{outcome.case.name}**: {outcome.case.what}." for outcome in outcomes]
+    about = [f"- {name}: {version}" for name, version in versions().items()]
+    failed = [f"- {reason}" for reason in reasons(outcomes)]
+    parts = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench`; do not edit. Median of {runs} runs, the sides in turn within each. Every run is",
+        "checked: each task ran exactly once and is settled, and every result that was asked for came back right;",
+        "a run that fails its check has no figure. Tasks prove that they ran by appending sixteen bytes to a file,",
+        "on all sides. Ours runs as shipped: INFO log to a file, leases, durable commits, one observing plugin bound;",
+        "its time ends with the last settlement, the peers' with the last start. Huey runs with `fsync` on, as",
+        "durable as ours.",
+        "",
+        *table,
+        "",
+        "## What was run",
+        "",
+        *cases,
+        "",
+        "## On what",
+        "",
+        *about,
+        "",
+    ]
+    if failed:
+        parts += ["## Without a figure", "", *failed, ""]
+    return "\n".join(parts)
+
+
+def data(outcomes: Sequence[Outcome], runs: int) -> dict[str, Any]:
+    """Everything that was measured, for programs."""
+    return {
+        "versions": versions(),
+        "runs": runs,
+        "cases": {
+            outcome.case.name: {
+                "what": outcome.case.what,
+                "sides": {side: {"values": s.values, "reason": s.reason} for side, s in outcome.series.items()},
+                "held": {figure.key: outcome.held(figure) for figure in outcome.case.figures},
+            }
+            for outcome in outcomes
+        },
+    }
+
+
+def write(outcomes: Sequence[Outcome], runs: int, *, complete: bool) -> None:
+    """JSON always; the page only for a complete run, so that a quick look never replaces measured figures."""
+    DATA.parent.mkdir(exist_ok=True)
+    DATA.write_text(json.dumps(data(outcomes, runs), indent=1), encoding="utf-8")
+    print(f"all values: {_near(DATA)}", file=sys.stderr)
+    if complete:
+        PAGE.write_text(page(outcomes, runs), encoding="utf-8")
+        print(f"page: {_near(PAGE)}", file=sys.stderr)
+
+
+def _near(path: Path) -> str:
+    return os.path.relpath(path)

@@ -1,0 +1,41 @@
+"""The app that the benchmarks' workers load, as shipped, with one observing plugin bound.
+
+`BENCH_URL` names broker and backend; without it the app uses the embedded default, whose place is `KERNEL_DATA`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from benchmarks.marks import mark
+from kernel import Kernel
+
+
+def make() -> Kernel:
+    """A new app with the tasks below; a benchmark makes one for each run."""
+    url = os.environ.get("BENCH_URL")
+    made = Kernel("benchmarks.tasks", broker=url, backend=url) if url else Kernel("benchmarks.tasks")
+    made.conf.plugins = ["benchmarks.observer"]
+    made.task(noop, name="noop", ignore_result=True)
+    made.task(echo, name="echo")
+    made.task(hold, name="hold", ignore_result=True)
+    return made
+
+
+def noop(number: int) -> None:
+    mark(number)
+
+
+def echo(number: int, text: str = "") -> list[Any]:
+    mark(number)
+    return [number, text]
+
+
+def hold(seconds: float) -> None:
+    """Keep a child busy, so that what follows waits."""
+    time.sleep(seconds)
+
+
+app = make()
