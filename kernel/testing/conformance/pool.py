@@ -1,10 +1,10 @@
 """The kit for pools. A third party's test module is four lines:
 
-    from kernel.testing.conformance.pool import PoolConformance
-    from my_pool import MyPool
+from kernel.testing.conformance.pool import PoolConformance
+from my_pool import MyPool
 
-    class TestMyPool(PoolConformance):
-        pool = MyPool
+class TestMyPool(PoolConformance):
+    pool = MyPool
 """
 
 from __future__ import annotations

@@ -91,6 +91,10 @@ def _scalar_representer(tag: str, encode: Callable[[Any], str]) -> Callable[[Any
     return lambda dumper, value: dumper.represent_scalar(tag, encode(value))
 
 
+def _exact_representer(represent: Callable[[Any, Any], yaml.Node], exact: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda dumper, value: represent(dumper, exact(value))
+
+
 def _represent_other(dumper: Any, value: Any) -> yaml.Node:
     """Whatever no rule covers: what its ``__json__()`` returns, or an error."""
     plain = getattr(value, "__json__", None)
@@ -103,8 +107,17 @@ def _represent_other(dumper: Any, value: Any) -> yaml.Node:
 Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 Dumper.add_multi_representer(object, _represent_other)
 # PyYAML's safe rules hold for exact types; here they hold for subclasses too (a signature is a kind of dict).
-for _base in (str, int, float, bytes, list, tuple, dict, set, datetime, date):
+for _base in (list, tuple, dict, set, datetime, date):
     Dumper.add_multi_representer(_base, Dumper.yaml_representers[_base])
+# The C emitter takes exact texts only, and an enumeration of texts calls itself something else than its value.
+_SCALARS: Final[Mapping[type, Callable[[Any], Any]]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes.__bytes__,
+}
+for _plain, _exact in _SCALARS.items():
+    Dumper.add_multi_representer(_plain, _exact_representer(Dumper.yaml_representers[_plain], _exact))
 for _tag, _type, _encode, _decode in _TAGS:
     Loader.add_constructor(_tag, _scalar_constructor(_decode))
     Dumper.add_multi_representer(_type, _scalar_representer(_tag, _encode))
