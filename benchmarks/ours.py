@@ -39,6 +39,7 @@ class Place:
         concurrency: int = 2,
         queues: Sequence[str] = (),
         stop_signal: signal.Signals = signal.SIGTERM,
+        statuses: Sequence[int] = (0,),
     ) -> Process:
         """As shipped: INFO log to a file, leases, adaptive credit."""
         command = [str(Path(sys.executable).parent / "kernel"), "-A", "benchmarks.tasks", "worker"]
@@ -46,7 +47,7 @@ class Place:
         if queues:
             command += ["-Q", ",".join(queues)]
         log = self.folder / "worker.log"
-        return Process(command, log=log, environment=self.environment, stop_signal=stop_signal)
+        return Process(command, log=log, environment=self.environment, stop_signal=stop_signal, statuses=statuses)
 
     def waiting(self) -> int:
         """Messages that are not settled yet, in all queues."""

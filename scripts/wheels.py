@@ -1,6 +1,6 @@
 """Build a wheel of every distribution of the workspace into `dist/`. Needs hatchling, and no network.
 
-    python scripts/wheels.py [folder]
+`python scripts/wheels.py FOLDER` builds them elsewhere.
 """
 
 from __future__ import annotations

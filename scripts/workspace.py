@@ -1,7 +1,6 @@
 """The distributions of this workspace, read from the files that declare them. Standard library only.
 
-    python scripts/workspace.py            # one folder a line
-    python scripts/workspace.py packages   # one import package a line, as a path
+`python scripts/workspace.py` prints one folder a line; with `packages`, one import package a line, as a path.
 """
 
 from __future__ import annotations

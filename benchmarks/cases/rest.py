@@ -65,7 +65,7 @@ def resident_behind(folder: Path, waiting: int) -> float:
             calls = [(number,) for number in range(first, min(first + step, waiting))]
             here.app.tasks["noop"].map_delay(calls)
         # Both children will sleep for an hour: only the cold stop ends them.
-        with here.worker(stop_signal=signal.SIGQUIT) as worker:
+        with here.worker(stop_signal=signal.SIGQUIT, statuses=(0, 1)) as worker:
             worker.wait_for_tree(4)
             time.sleep(10)
             found = here.waiting()
