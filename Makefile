@@ -29,12 +29,14 @@ faults: servers ## Run the tests that kill, freeze and cut real things
 
 lint: setup ## Lint, strict type check, and the directions of imports
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(CODE) scripts benchmarks
 	MYPYPATH=examples/demo .venv/bin/mypy --strict examples/demo
 	.venv/bin/lint-imports
 
-format: setup ## Put the imports in order and mend what can be mended mechanically
+format: setup ## Format, put imports in order, mend what can be mended mechanically
 	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
 
 demo: setup ## See a worker do a real job, in under 90 seconds
 	@$(PY) examples/demo/run.py
