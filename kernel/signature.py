@@ -34,6 +34,8 @@ class Signature(dict[str, Any], Generic[R_co]):
     """
 
     _app: Kernel | None = None
+    rewrites: bool = False
+    """Set on the signature of a retry: its arguments are other than those of the message."""
 
     def __init__(
         self,
@@ -127,9 +129,8 @@ class Signature(dict[str, Any], Generic[R_co]):
         """The registered task. Raises `NotRegistered`."""
         return self.app.tasks[self.task]
 
-    @property
-    def AsyncResult(self) -> type[AsyncResult[R_co]]:  # noqa: N802 - Celery's name
-        return self.app.AsyncResult
+    def AsyncResult(self, task_id: str) -> AsyncResult[R_co]:  # noqa: N802 - Celery's name
+        return self.app.AsyncResult(task_id, task_name=self.task)
 
     # --- making others of it --------------------------------------------------------------------------------
 

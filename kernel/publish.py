@@ -1,0 +1,376 @@
+"""`Publisher`: the client's path. Route, encode, let plugins edit, send in batches, and try again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from kernel import errors, plan
+from kernel.call import NO_OPTIONS, Call, due_moment, expiry_moment, iso_text
+from kernel.codecs import EMPTY_EMBED
+from kernel.deliver import Delivering, RetryPolicy
+from kernel.message import Message, Publication
+from kernel.naming import derive_id, new_id, process_name
+from kernel.options import split_call_options
+from kernel.plan import Plan
+from kernel.request import RESERVED_HEADERS, Request, parse_time_limits, running_request
+from kernel.saferepr import args_repr, kwargs_repr
+from kernel.signature import as_signatures
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+
+__all__ = ["Call", "Publisher", "RetryPolicy", "derive_id", "new_id"]
+
+_MAX_PRIORITY: Final = 255
+_CLEARABLE: Final = frozenset({"time_limit", "soft_time_limit", "expires"})
+
+
+class Publisher:
+    """Makes messages of calls, and sends them. `prepare` does no I/O and may raise; what it made can be sent.
+
+    Usable from any thread.
+    """
+
+    def __init__(self, app: Kernel) -> None:
+        self._app = app
+        self._plans: dict[str, Plan] = {}
+        self._delivering = Delivering(app)
+
+    # --- making messages ------------------------------------------------------------------------------------
+
+    def prepare(self, call: Call) -> Publication:
+        """The message of a call and where it goes.
+
+        Raises TypeError and ValueError for options that cannot be, `EncodeError` for arguments that cannot be
+        serialized, `QueueNotFound`, and `DriverError` for a serializer that is not there.
+        """
+        made = self.plan(call.name)
+        task_id, root_id, parent_id = self._lineage(call)
+        if made.plain and not call.options and not call.redelivered:
+            return made.publication(call.args, call.kwargs, task_id, root_id, parent_id)
+        return self._prepare_with_options(made, call, (task_id, root_id, parent_id))
+
+    def plan(self, name: str) -> Plan:
+        """What all calls of the task `name` have in common."""
+        conf = self._app.conf
+        made = self._plans.get(name)
+        if made is not None and made.pid == os.getpid() and made.fingerprint == plan.fingerprint(conf):
+            return made
+        app = self._app
+        made = Plan(
+            name,
+            app.tasks.get(name),
+            conf,
+            codecs=app.codecs,
+            origin=process_name(),
+            reply_to=app.oid,
+            pid=os.getpid(),
+            routed=app.extensions.has("kernel_route"),
+        )
+        self._plans[name] = made
+        return made
+
+    def forget_plan(self, name: str) -> None:
+        """The task was registered or changed."""
+        self._plans.pop(name, None)
+
+    def _lineage(self, call: Call) -> tuple[str, str, str | None]:
+        options = call.options
+        task_id = call.task_id or options.get("task_id") or new_id()
+        if not isinstance(task_id, str):
+            raise TypeError(f"task_id is {task_id!r:.60}; a text is needed")
+        root_id = call.root_id or options.get("root_id")
+        parent_id = call.parent_id or options.get("parent_id")
+        if root_id is None and parent_id is None and not call.detached:
+            request = self.parent()
+            if request is not None:
+                return task_id, request.root_id or request.id or task_id, request.id
+        return task_id, root_id or task_id, parent_id
+
+    def parent(self) -> Request | None:
+        """The request of the task of this app that runs in this context."""
+        request = running_request()
+        return request if request is not None and request.app is self._app else None
+
+    def _prepare_with_options(self, made: Plan, call: Call, lineage: tuple[str, str, str | None]) -> Publication:
+        app = self._app
+        known, extra = split_call_options(call.options)
+        options = self._merge(made, call.name, known)
+        now = time.time()
+        due = due_moment(options.get("countdown"), options.get("eta"), app.timezone, now)
+        expires = options.get("expires")
+        until = None if expires is None else expiry_moment(expires, app.timezone, now)
+        embed = _embed(options)
+        body, content_type, encoding, added = app.codecs.encode_body(
+            call.args, call.kwargs, embed, serializer=options["serializer"], compression=options.get("compression")
+        )
+        headers = self._headers(made, call, options, lineage)
+        headers.update(added, eta=due and iso_text(due), expires=until and iso_text(until))
+        priority = self._priority(options)
+        persistent = plan.is_persistent(options["delivery_mode"])
+        props = plan.properties(options.get("reply_to") or made.reply_to, persistent=persistent, priority=priority)
+        props["correlation_id"] = lineage[0]
+        if until is not None:
+            props["expiration"] = str(max(0, round((until.timestamp() - now) * 1000)))
+        props.update(options.get("properties") or {}, **extra)
+        return Publication(
+            Message(
+                _json(headers, "headers"),
+                body,
+                content_type=content_type,
+                content_encoding=encoding,
+                properties=json.loads(_json(props, "properties")),
+            ),
+            plan.queue_name(options["queue"]),
+            priority=priority,
+            due=None if due is None else due.timestamp(),
+            expires=None if until is None else until.timestamp(),
+            exchange=_exchange_name(options.get("exchange")),
+            routing_key=options.get("routing_key") or "",
+            persistent=persistent,
+        )
+
+    def _merge(self, made: Plan, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults of the task, under the route, under what the caller says."""
+        options = dict(made.options)
+        route = self._app.extensions.decide("kernel_route", name=name, options=given)
+        if route is not None:
+            options.update(route.options)
+            for field in ("queue", "exchange", "routing_key"):
+                value = getattr(route, field)
+                if value is not None:
+                    options[field] = value
+        for option, value in given.items():
+            if value is not None:
+                options[option] = value
+            elif option in _CLEARABLE:
+                options.pop(option, None)
+        if not self._app.conf.task_create_missing_queues:
+            self._check_queue(plan.queue_name(options["queue"]))
+        return options
+
+    def _check_queue(self, queue: str) -> None:
+        known = self._app.queue_names()
+        if queue not in known:
+            raise errors.QueueNotFound(
+                f"there is no queue {queue!r} and task_create_missing_queues is off; "
+                f"defined: {', '.join(sorted(known))}"
+            )
+
+    def _priority(self, options: Mapping[str, Any]) -> int:
+        priority = options.get("priority")
+        if self._app.conf.task_inherit_parent_priority and priority is None:
+            request = self.parent()
+            priority = request.delivery_info.get("priority") if request is not None else None
+        if priority is None:
+            return 0
+        if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= _MAX_PRIORITY:
+            raise ValueError(f"priority is {priority!r:.40}; a whole number from 0 to {_MAX_PRIORITY} is needed")
+        return priority
+
+    def _headers(
+        self, made: Plan, call: Call, options: Mapping[str, Any], lineage: tuple[str, str, str | None]
+    ) -> dict[str, Any]:
+        task_id, root_id, parent_id = lineage
+        own = options.get("headers") or NO_OPTIONS
+        taken = RESERVED_HEADERS.intersection(own)
+        if taken:
+            raise ValueError(f"headers may not contain {', '.join(sorted(taken))}: the protocol has them itself")
+        depth = made.depth
+        argsrepr, kwargsrepr = options.get("argsrepr"), options.get("kwargsrepr")
+        headers = {
+            "lang": "py",
+            "task": call.name,
+            "id": task_id,
+            "shadow": options.get("shadow"),
+            "eta": None,
+            "expires": None,
+            "group": options.get("group_id"),
+            "group_index": options.get("group_index"),
+            "retries": options.get("retries") or 0,
+            "timelimit": _time_limits(options),
+            "root_id": root_id,
+            "parent_id": parent_id,
+            "argsrepr": args_repr(call.args, depth=depth) if argsrepr is None else argsrepr,
+            "kwargsrepr": kwargs_repr(call.kwargs, depth=depth) if kwargsrepr is None else kwargsrepr,
+            "origin": options.get("origin") or process_name(),
+            "ignore_result": options.get("ignore_result"),
+            "replaced_task_nesting": options.get("replaced_task_nesting") or 0,
+            "stamped_headers": options.get("stamped_headers"),
+            "stamps": options.get("stamps") or {},
+            **own,
+        }
+        if call.redelivered:
+            headers["redelivered"] = True
+        return headers
+
+    def prepare_retry(
+        self,
+        message: Message,
+        *,
+        queue: str,
+        retries: int,
+        due: float | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        embed: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> Publication:
+        """The message again, under its own id, with `retries` and not before `due` (Unix seconds).
+
+        Everything else stays (lineage, links, expiry, limits, priority), save for what `options` says. The body
+        is sent as it came unless `args`, `kwargs` or `embed` is given; what is not given is then taken from it.
+        Raises what `prepare` raises, and what decoding the body raises.
+        """
+        known, extra = split_call_options(options)
+        app = self._app
+        now = time.time()
+        headers: dict[str, Any] = {**message.headers, "retries": retries}
+        headers.pop("redelivered", None)
+        headers["eta"] = None if due is None else iso_text(datetime.fromtimestamp(due, tz=UTC))
+        expires = known["expires"] if known.get("expires") is not None else headers.get("expires")
+        until = None if expires is None else expiry_moment(expires, app.timezone, now)
+        headers["expires"] = until and iso_text(until)
+        _override_headers(headers, known)
+        body, content_type, encoding = message.body, message.content_type, message.content_encoding
+        if args is not None or kwargs is not None or embed is not None or known.get("serializer"):
+            body, content_type, encoding = self._encode_again(message, headers, known, (args, kwargs, embed))
+        priority = self._priority(known) if known.get("priority") is not None else message.priority
+        props = {**message.properties, "priority": priority, **extra}
+        props.pop("expiration", None)
+        if until is not None:
+            props["expiration"] = str(max(0, round((until.timestamp() - now) * 1000)))
+        return Publication(
+            Message(
+                _json(headers, "headers"), body, content_type=content_type, content_encoding=encoding, properties=props
+            ),
+            plan.queue_name(known.get("queue") or queue),
+            priority=priority,
+            due=due,
+            expires=None if until is None else until.timestamp(),
+            exchange=_exchange_name(known.get("exchange")),
+            routing_key=known.get("routing_key") or "",
+            persistent=props.get("delivery_mode") != 1,
+        )
+
+    def _encode_again(
+        self, message: Message, headers: dict[str, Any], options: Mapping[str, Any], parts: tuple[Any, Any, Any]
+    ) -> tuple[bytes, str, str]:
+        codecs = self._app.codecs
+        args, kwargs, embed = parts
+        if args is None or kwargs is None or embed is None:
+            old_args, old_kwargs, old_embed = codecs.decode_body(message)
+            args = old_args if args is None else args
+            kwargs = old_kwargs if kwargs is None else kwargs
+            embed = old_embed if embed is None else embed
+        body, content_type, encoding, added = codecs.encode_body(
+            args,
+            kwargs,
+            embed,
+            serializer=options.get("serializer") or message.content_type,
+            compression=options.get("compression") or headers.get("compression"),
+        )
+        headers.update(added)
+        headers["argsrepr"] = options.get("argsrepr") or args_repr(args)
+        headers["kwargsrepr"] = options.get("kwargsrepr") or kwargs_repr(kwargs)
+        return body, content_type, encoding
+
+    # --- sending --------------------------------------------------------------------------------------------
+
+    def send(
+        self, publications: Sequence[Publication], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+    ) -> None:
+        """Send, in few round trips; every message is on the broker when this returns.
+
+        Raises `OperationalError` (with `PublishUnknown` when a message may have arrived) when the broker cannot
+        be reached within the retry policy, or refuses a message; others of the batch may have been stored.
+        """
+        for error in self.deliver(publications, retry=retry, policy=policy):
+            if error is not None:
+                raise error
+
+    def deliver(
+        self, publications: Sequence[Publication], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+    ) -> Sequence[BaseException | None]:
+        """`send`, with one answer for each: None when it is stored, or why it is not."""
+        conf = self._app.conf
+        retry = conf.task_publish_retry if retry is None else retry
+        rules = RetryPolicy.of(conf.task_publish_retry_policy, policy) if retry else RetryPolicy.once()
+        return self._delivering.deliver(publications, rules)
+
+    def stop(self) -> None:
+        """End every pause between attempts: whoever waits gets the error of the last one."""
+        self._delivering.stop()
+
+
+def _embed(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    link, link_error = options.get("link"), options.get("link_error")
+    chain, chord = options.get("chain"), options.get("chord")
+    if not (link or link_error or chain or chord):
+        return EMPTY_EMBED
+    return {
+        # Plain dictionaries: a serializer may know those, and not our subclass of them.
+        "callbacks": [_plain(item) for item in as_signatures(link)] or None,
+        "errbacks": [_plain(item) for item in as_signatures(link_error)] or None,
+        "chain": [_plain(item) for item in chain] if chain else None,
+        "chord": _plain(chord) if chord else None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A signature, and all signatures in its options, as plain dictionaries."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _time_limits(options: Mapping[str, Any]) -> list[float | None]:
+    limits = [options.get("time_limit"), options.get("soft_time_limit")]
+    try:
+        hard, soft = parse_time_limits(limits)
+    except errors.InvalidTaskError:
+        raise ValueError(
+            f"time_limit is {limits[0]!r:.40} and soft_time_limit {limits[1]!r:.40}; seconds above 0 or None are needed"
+        ) from None
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError(f"soft_time_limit ({soft:g} s) is over time_limit ({hard:g} s): it could never be reached")
+    return [hard, soft]
+
+
+def _override_headers(headers: dict[str, Any], known: Mapping[str, Any]) -> None:
+    """What the options of a retry change in the headers of the message."""
+    if "time_limit" in known or "soft_time_limit" in known:
+        old = headers.get("timelimit") or [None, None]
+        headers["timelimit"] = _time_limits({"time_limit": old[0], "soft_time_limit": old[1], **known})
+    for option in ("shadow", "ignore_result", "argsrepr", "kwargsrepr"):
+        if known.get(option) is not None:
+            headers[option] = known[option]
+    headers.update({k: v for k, v in (known.get("headers") or {}).items() if k not in RESERVED_HEADERS})
+
+
+def _exchange_name(exchange: Any) -> str:
+    name = exchange if isinstance(exchange, str) else getattr(exchange, "name", None)
+    return name or ""
+
+
+def _json(value: Mapping[str, Any], what: str) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as exc:
+        bad = [name for name, item in value.items() if not _is_json(item)]
+        raise errors.EncodeError(f"{what} of a message are JSON; {', '.join(bad) or 'they'} cannot be: {exc}") from exc
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

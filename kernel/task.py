@@ -1,0 +1,442 @@
+"""`Task`: a function that can be called here, sent to a worker, and retried."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MethodType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar
+
+from kernel import errors
+from kernel.arguments import Arguments
+from kernel.call import NO_OPTIONS, Call
+from kernel.request import Request, current_request
+from kernel.signature import Signature
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import NoReturn, Unpack
+
+    from kernel.app import Kernel
+    from kernel.interfaces.backend import Backend
+    from kernel.options import CallOptions, Expiry
+    from kernel.result import AsyncResult, EagerResult
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class FromSetting:
+    """An option that follows a setting of the app for as long as the task does not set it."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def __get__(self, task: Task[..., Any] | None, owner: type) -> Any:
+        # Not a data descriptor: what an instance or a subclass sets comes first.
+        return None if task is None or task._app is None else getattr(task._app.conf, self.setting)
+
+
+class Task(Generic[P, R_co]):
+    """A registered task. Options are attributes, under Celery's names; ``@app.task(option=...)`` sets them.
+
+    Subclasses may override `run` and the hooks, and be used with ``@app.task(base=...)`` or
+    `app.register_task`. There is one instance for each task of an app in a process.
+    """
+
+    name: str = ""
+    typing: bool | None = None
+    bind: bool = False
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    rate_limit: str | float | None = None
+    trail: bool = True
+    send_events: bool = True
+    throws: tuple[type[BaseException], ...] = ()
+    expires: Expiry | None = None
+    resultrepr_maxsize: int = 1024
+    queue: str | None = None
+    exchange: str | None = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    retry_on_worker_lost: bool | None = None
+
+    autoretry_for: Sequence[type[BaseException]] = ()
+    dont_autoretry_for: Sequence[type[BaseException]] = ()
+    retry_kwargs: Mapping[str, Any] = NO_OPTIONS
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+
+    if TYPE_CHECKING:
+        serializer: str
+        compression: str | None
+        priority: int | None
+        ignore_result: bool
+        store_errors_even_if_ignored: bool
+        store_eager_result: bool
+        time_limit: float | None
+        soft_time_limit: float | None
+        track_started: bool
+        acks_late: bool
+        acks_on_failure_or_timeout: bool
+        acks_on_failure: bool | None
+        acks_on_timeout: bool | None
+        reject_on_worker_lost: bool | None
+    else:
+        serializer = FromSetting("task_serializer")
+        compression = FromSetting("task_compression")
+        priority = FromSetting("task_default_priority")
+        ignore_result = FromSetting("task_ignore_result")
+        store_errors_even_if_ignored = FromSetting("task_store_errors_even_if_ignored")
+        store_eager_result = FromSetting("task_store_eager_result")
+        time_limit = FromSetting("task_time_limit")
+        soft_time_limit = FromSetting("task_soft_time_limit")
+        track_started = FromSetting("task_track_started")
+        acks_late = FromSetting("task_acks_late")
+        acks_on_failure_or_timeout = FromSetting("task_acks_on_failure_or_timeout")
+        acks_on_failure = FromSetting("task_acks_on_failure")
+        acks_on_timeout = FromSetting("task_acks_on_timeout")
+        reject_on_worker_lost = FromSetting("task_reject_on_worker_lost")
+
+    MaxRetriesExceededError: ClassVar = errors.MaxRetriesExceededError
+    OperationalError: ClassVar = errors.OperationalError
+
+    is_coroutine: bool = False
+    _app: Kernel | None = None
+    _arguments: Arguments | None = None
+    _backend: Backend | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # None means "as the setting says", and would hide the descriptor that does so.
+        for name in FROM_SETTINGS:
+            if name in cls.__dict__ and cls.__dict__[name] is None:
+                delattr(cls, name)
+
+    # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> Kernel:
+        """The app it is registered with. Raises `ImproperlyConfigured` before that."""
+        if self._app is None:
+            raise errors.ImproperlyConfigured(
+                f"{type(self).__name__} is registered with no app: use app.register_task or @app.task"
+            )
+        return self._app
+
+    @property
+    def arguments(self) -> Arguments:
+        """The parameters of the body."""
+        if self._arguments is None:
+            self._arguments = Arguments(self.name, self.run)
+        return self._arguments
+
+    @property
+    def request(self) -> Request:
+        """The request that this task runs; an empty one when it does not run in this context."""
+        request = current_request.get()
+        while request is not None and request.task != self.name:
+            request = request.outer
+        return Request(task=self.name, app=self._app) if request is None else request
+
+    @property
+    def backend(self) -> Backend:
+        """Where its results are; the app's backend unless it was given one of its own."""
+        return self.app.backend if self._backend is None else self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend | None) -> None:
+        self._backend = backend
+
+    def connect(self, app: Kernel, name: str) -> None:
+        """Become the task `name` of `app`; called by the app, once."""
+        self._app = app
+        self.name = name
+        self.is_coroutine = inspect.iscoroutinefunction(self.run)
+        for option in FROM_SETTINGS & self.__dict__.keys():
+            if self.__dict__[option] is None:
+                del self.__dict__[option]
+        type(self).on_bound(app)
+
+    @classmethod
+    def on_bound(cls, app: Kernel) -> None:
+        """Called when a task of this class is registered."""
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name or type(self).__qualname__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _find_task, (self.__module__, self.name)
+
+    # --- running it here ------------------------------------------------------------------------------------
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The body; a coroutine function is awaited by whoever runs it."""
+        raise NotImplementedError(f"{type(self).__name__} must define run(), the body of the task")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the body here and now, without a worker. For a coroutine function, a coroutine comes back."""
+        outer = current_request.get()
+        if outer is not None and not outer.entered and not outer.called_directly and outer.task == self.name:
+            # Whoever set this request runs the task through its __call__, which a subclass may have overridden.
+            outer.entered = True
+            result: R_co = self.run(*args, **kwargs)
+            return result
+        request = Request(app=self._app, task=self.name, args=args, kwargs=kwargs, entered=True, outer=outer)
+        if self.is_coroutine:
+            return self._call_coroutine(request)  # type: ignore[return-value]
+        token = current_request.set(request)
+        try:
+            result = self.run(*args, **kwargs)
+            return result
+        finally:
+            current_request.reset(token)
+
+    async def _call_coroutine(self, request: Request) -> Any:
+        token = current_request.set(request)
+        try:
+            return await self.run(*request.args, **request.kwargs)
+        finally:
+            current_request.reset(token)
+
+    def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R_co]:
+        """Run it here as a worker would, with hooks and retries. `throw` (default `task_eager_propagates`)
+        raises its error; else the result holds it."""
+        from kernel import eager
+
+        return eager.apply(self, *self.checked(args, kwargs), **options)
+
+    def push_request(self, **fields: Any) -> None:
+        """Make a request of `fields` the current one, until `pop_request`; for tests of task bodies."""
+        fields = {"app": self._app, "task": self.name, "outer": current_request.get(), **fields}
+        current_request.set(Request(**fields))
+
+    def pop_request(self) -> None:
+        request = current_request.get()
+        current_request.set(None if request is None else request.outer)
+
+    # --- sending it to a worker -----------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]:
+        """Publish a call; it is stored on the broker when this returns.
+
+        Raises TypeError for arguments that do not fit and `EncodeError` for ones that cannot be serialized, both
+        before anything is sent, and `OperationalError` when the broker is away.
+        """
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R_co]:
+        """`delay` with options: when, where, how, and what comes after."""
+        return self.app.calls.call(self, args, kwargs, options)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]:
+        """`delay` for coroutines: the event loop goes on while the message is stored."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R_co]:
+        """`apply_async` for coroutines."""
+        return await self.app.calls.acall(self, args, kwargs, options)
+
+    def map_delay(
+        self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Unpack[CallOptions]
+    ) -> list[AsyncResult[R_co]]:
+        """Publish many calls in few round trips: one for each item of `calls`, in order.
+
+        An item is a tuple or list of arguments, a dictionary of keyword arguments, or ``(args, kwargs)``, a
+        tuple of exactly a tuple or list and a dictionary. All are encoded before the first is sent. `options`
+        go for each of them, so `task_id` is not among them.
+        """
+        return self.app.calls.call_many(self, calls, options)
+
+    def checked(
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments of a call, if they are such and fit the body. Raises TypeError."""
+        if args is None:
+            args = ()
+        elif not isinstance(args, tuple | list):
+            raise TypeError(f"args of task {self.name} is {args!r:.60}; a list or tuple is needed")
+        if kwargs is None:
+            kwargs = NO_OPTIONS
+        elif not isinstance(kwargs, Mapping):
+            raise TypeError(f"kwargs of task {self.name} is {kwargs!r:.60}; a dictionary is needed")
+        typing = self.typing
+        if self.app.strict_typing if typing is None else typing:
+            (self._arguments or self.arguments).check(args, kwargs)
+        return args, kwargs
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R_co]:  # noqa: N802 - Celery's name
+        """The result of an earlier call of this task."""
+        return self.app.AsyncResult(task_id, task_name=self.name)
+
+    # --- calls as data --------------------------------------------------------------------------------------
+
+    def signature(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature[R_co]:
+        """A call of this task as data; `immutable=True` for one that takes no more arguments."""
+        return Signature(self, args, kwargs, **options)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R_co]:
+        """A call with these arguments, as data; fewer than the body needs are enough."""
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R_co]:
+        """The same, taking no more arguments later."""
+        return Signature(self, args, kwargs, immutable=True)
+
+    def signature_from_request(
+        self,
+        request: Request | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **extra: Any,
+    ) -> Signature[R_co]:
+        """The call that `request` (by default the current one) would be again, under the same id."""
+        request = self.request if request is None else request
+        new_args, new_kwargs = self.arguments.rebind(args, kwargs, (request.args, request.kwargs))
+        options = {k: v for k, v in request.as_execution_options().items() if v is not None}
+        if queue is not None:
+            options["queue"] = queue
+        options.update(extra)
+        signature = self.signature(new_args, new_kwargs, options=options)
+        signature.rewrites = args is not None or kwargs is not None
+        return signature
+
+    # --- from inside the body -------------------------------------------------------------------------------
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> errors.Retry | NoReturn:
+        """End this run, to be run again after `countdown` seconds or at `eta` (default `default_retry_delay`).
+
+        Raises `Retry`, which the worker turns into the message of the next run once the body has ended with it.
+        Past `max_retries`, raises `exc` or `MaxRetriesExceededError`, and the task fails. With `throw=False` the
+        `Retry` is returned, to be raised by the caller: nothing is published before. Called directly, the
+        current exception or `exc` is raised.
+        """
+        request = self.request
+        current = sys.exc_info()[1]
+        if request.called_directly:
+            raise exc or current or errors.Retry("Task can be retried", None)
+        limit = self.max_retries if max_retries is None else max_retries
+        retries = request.retries + 1
+        if limit is not None and retries > limit:
+            if exc is not None:
+                raise exc
+            raise errors.MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] args:{request.args!r:.200} kwargs:{request.kwargs!r:.200}",
+                task_args=request.args,
+                task_kwargs=dict(request.kwargs),
+            )
+        when: float | datetime = self.default_retry_delay
+        if countdown is not None:
+            when = countdown
+        elif eta is not None:
+            when = eta
+        signature = self.signature_from_request(request, args, kwargs, **{**options, "retries": retries})
+        retry = errors.Retry(exc=exc or current, when=when, is_eager=request.is_eager, sig=signature)
+        if throw:
+            raise retry
+        return retry
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **fields: Any
+    ) -> None:
+        """Store a state of the user's own, and `meta` with it; durable when it returns.
+
+        By default of the task that runs here; `state` may be any text, `meta` any value the result serializer
+        takes. A state that says how a task ended is left to the end.
+        """
+        from kernel import progress
+
+        progress.update_state(self, task_id, state, meta)
+
+    # --- hooks ----------------------------------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Before the body; an error fails the task."""
+
+    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """After SUCCESS was stored."""
+
+    def on_retry(
+        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
+    ) -> None:
+        """After RETRY was stored."""
+
+    def on_failure(
+        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
+    ) -> None:
+        """After FAILURE was stored."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
+    ) -> None:
+        """After a terminal state was stored; not for IGNORED, RETRY and REJECTED."""
+
+    def shadow_name(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+        """A name for this call in logs, events and monitors in place of the task's."""
+        return None
+
+
+FROM_SETTINGS: Final = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
+"""Options that follow a setting while they are not set."""
+
+
+def make_task(
+    function: Callable[..., Any], base: type[Task[..., Any]], options: Mapping[str, Any], *, bind: bool
+) -> Task[..., Any]:
+    """A task whose body is `function`, and which looks like it to whoever reads its attributes."""
+    task = base()
+    fields = task.__dict__
+    fields.update(options)
+    fields["bind"] = bind
+    fields["run"] = MethodType(function, task) if bind else function
+    for name in ("__doc__", "__module__", "__name__", "__qualname__", "__annotations__"):
+        value = getattr(function, name, None)
+        if value is not None:
+            fields[name] = value
+    fields["__wrapped__"] = function
+    return task
+
+
+def _find_task(module: str, name: str) -> Task[..., Any]:
+    """The task that was pickled: looked up in its module, and in the apps of that module."""
+    found = vars(importlib.import_module(module))
+    for value in found.values():
+        if isinstance(value, Task) and value.name == name:
+            return value
+    for value in found.values():
+        tasks = getattr(value, "tasks", None)
+        if isinstance(tasks, Mapping) and name in tasks:
+            task: Task[..., Any] = tasks[name]
+            return task
+    raise errors.NotRegistered(f"module {module!r} has no task {name!r} any more, nor an app that has it")
