@@ -47,6 +47,8 @@ class Database(abc.ABC):
         self.domain = domain
         """Equal for two objects that reach the same database."""
         self.timeout = timeout
+        self.generation = 0
+        """Changes whenever another database may have come to stand behind the same URL."""
         self._ready: set[str] = set()
 
     @abc.abstractmethod
@@ -75,6 +77,10 @@ class Database(abc.ABC):
     @abc.abstractmethod
     def ring(self, topics: Iterable[str]) -> None:
         """Wake whoever listens to one of these; for what was not written through a transaction."""
+
+    def heard(self, topic: str) -> bool:
+        """False only if certainly nobody listens to `topic`."""
+        return True
 
     def is_dead(self, address: str) -> bool:
         """True only if the process behind a bell's address is certainly gone; False when that cannot be known."""

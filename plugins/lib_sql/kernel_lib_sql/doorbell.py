@@ -1,8 +1,8 @@
 """Bells between processes of one host: a FIFO for each waiter, found by the topics it listens to.
 
-The folder holds, for each bell, one name a topic (``<topic>.<bell>``, hard links to one FIFO). Ringing lists the folder,
-opens the names of the topic and writes a byte. A FIFO that nobody reads is that of a dead process: opening it says
-so, and so we also learn of deaths without waiting for a lease, whatever pid namespaces the processes are in.
+The folder holds, for each bell, one name a topic (``<topic>.<bell>``, hard links to one FIFO). Ringing lists the
+folder, opens the names of the topic and writes a byte. A FIFO that nobody reads is that of a dead process: opening it
+says so, and so we also learn of deaths without waiting for a lease, whatever pid namespaces the processes are in.
 """
 
 from __future__ import annotations

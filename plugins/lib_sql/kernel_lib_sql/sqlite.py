@@ -55,7 +55,7 @@ class SqliteTransaction:
         return max(0, self._connection.executemany(sql, rows).rowcount)
 
     def any_of(self, column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-        return f"{column} IN (SELECT value FROM json_each(?))", [json.dumps(list(values))]
+        return f"{column} IN (SELECT value FROM json_each(?))", [json.dumps(list(values))]  # noqa: S608
 
     def now(self) -> float:
         return time.time()
@@ -118,6 +118,7 @@ class SqliteDatabase(Database):
             self._disconnect()
             raise
         self._identity = (found.st_dev, found.st_ino)
+        self.generation += 1
 
     def _prepare_files(self) -> None:
         parent = os.path.dirname(self.path)
