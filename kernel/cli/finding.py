@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from kernel import config_sources
 from kernel.errors import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def app_path(given: str | None = None, environ: Mapping[str, str] | None = None)
     path = given or (os.environ if environ is None else environ).get("KERNEL_APP")
     if path:
         return path
+    from kernel import config_sources  # not needed by `--help`
+
     project = config_sources.nearest_pyproject(Path.cwd())
     value = config_sources.read_tool_table(project).get("app") if project else None
     if value is not None and not isinstance(value, str):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kernel import config_sources
 from kernel.cli.finding import NO_APP, app_path, find_app
 from kernel.errors import ImproperlyConfigured
 
@@ -30,6 +29,8 @@ class State:
 
     def use_config(self, module: str) -> None:
         """``--config``: read by every app of this process and its children that has no settings of its own."""
+        from kernel import config_sources
+
         os.environ[config_sources.CONFIG_MODULE_VARIABLES[0]] = module
 
     def app_path(self) -> str | None:
