@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import procrastinate  # type: ignore[import-not-found,unused-ignore]
+import procrastinate
 from marks import mark
 
 app: Any = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ["BENCH_DATABASE"]))
 
 
-@app.task(name="noop")  # type: ignore[untyped-decorator,unused-ignore]
+@app.task(name="noop")
 def noop(number: int) -> None:
     mark(number)

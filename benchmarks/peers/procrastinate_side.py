@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import procrastinate  # type: ignore[import-not-found,unused-ignore]
+import procrastinate
 from procrastinate_app import app, noop
 
 BATCH = 1000
