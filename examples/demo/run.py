@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-STATE = HERE / ".kernel"
+# Where the embedded default keeps its file, unless KERNEL_DATA names another place.
+DATA = Path(os.environ.get("KERNEL_DATA") or HERE / ".kernel/tasks.db").absolute()
+LOG = DATA.with_name("worker.log")
 SKIPPED = {"dist", "build", "node_modules", "__pycache__"}
 CHILDREN = 2
 JOB_DEADLINE = 120.0
@@ -165,9 +167,9 @@ def verify(job: Job, paths: list[Path]) -> None:
 
 
 def forget_last_run() -> None:
-    """An aborted run may have left tasks behind; this demo counts its own alone."""
-    if "KERNEL_DATA" not in os.environ:
-        for old in STATE.glob("tasks.db*"):
+    """An aborted run may have left tasks behind; this demo counts its own alone. A file of yours is left alone."""
+    if not os.environ.get("KERNEL_DATA"):
+        for old in DATA.parent.glob(f"{DATA.name}*"):
             old.unlink()
 
 
@@ -175,7 +177,7 @@ def demo() -> None:
     paths = list(files(REPOSITORY))
     forget_last_run()
     sys.path.insert(0, str(HERE))
-    worker = WorkerProcess(STATE / "worker.log")
+    worker = WorkerProcess(LOG)
     note(f"kernel demo: {len(paths)} Markdown and Python files, one task each, on SQLite; no server needed")
     note(f"worker: kernel {' '.join(worker.command[1:])}   (log: {os.path.relpath(worker.log)})")
     worker.start()
@@ -187,8 +189,7 @@ def demo() -> None:
         worker.kill()
     show(job)
     verify(job, paths)
-    data = os.path.relpath(os.environ.get("KERNEL_DATA", STATE / "tasks.db"))
-    note(f"\nThe worker stopped cleanly. Everything it knows is in {data}.\n")
+    note(f"\nThe worker stopped cleanly. Everything it knows is in {os.path.relpath(DATA)}.\n")
     say_what_next()
 
 
