@@ -349,7 +349,7 @@ class Children:
         self._inbox.close()
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         return all(process.state in ("missing", "asked") for process in self._processes)
 
     def terminate(self) -> None:

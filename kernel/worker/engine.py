@@ -428,7 +428,7 @@ class Engine:
         if not self._drained_children:
             self._drained_children = True
             self._executors.drain()
-        return self._executors.ended or self._shutdown.past_patience
+        return self._executors.finished or self._shutdown.past_patience
 
     def _advance_shutdown(self) -> None:
         if self._shutdown.begins:
@@ -445,7 +445,7 @@ class Engine:
         """Cold: whatever has not ended goes back, uncharged, as soon as nothing can run it any more."""
         for item in self._dispatcher.ready.clear():
             self._settle(item, Verdict.REQUEUE)
-        if self._executors.ended or self._shutdown.past_patience:
+        if self._executors.finished or self._shutdown.past_patience:
             for item in self._ledger:
                 if item.place is Place.SENT:
                     self._settle(item, Verdict.REQUEUE)

@@ -76,7 +76,7 @@ class LocalInbox:
 
     def get_back(self) -> list[LocalJob]:
         """Take out what nobody has taken."""
-        jobs = []
+        jobs: list[LocalJob] = []
         while True:
             try:
                 job = self._jobs.get_nowait()
@@ -235,7 +235,7 @@ class Local:
         self._inbox.put(None)
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         return not self._thread.is_alive() and not self._outcomes
 
     def terminate(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kernel import errors
-from kernel.interfaces.broker import Broker, Consumer, ConsumeOptions, Delivery, QueueSpec, Settled, Settlement
+from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.ledger import Item
 

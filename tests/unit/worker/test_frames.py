@@ -1,0 +1,93 @@
+"""Assignments and endings survive the way between engine and child, whatever is in them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel import errors
+from kernel.interfaces.backend import Record
+from kernel.interfaces.broker import Verdict
+from kernel.message import Message, Publication
+from kernel.worker import frames
+from kernel.worker.assignment import Assignment, Ending, Obituary
+
+TEXT = st.text(max_size=40)
+
+
+def message(body: bytes = b"[[],{},{}]") -> Message:
+    return Message(
+        {"id": "1", "task": "t", "eta": None},
+        body,
+        content_type="application/json",
+        properties={"priority": 3, "reply_to": "x"},
+    )
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**60), st.binary(max_size=200), TEXT, st.booleans()), max_size=20))
+def test_assignments_come_out_as_they_went_in(rows: list[tuple[int, bytes, str, bool]]) -> None:
+    items = [
+        Assignment(seq, message(body), queue, "tok", starts=2, seen=flag, early_ack=not flag)
+        for seq, body, queue, flag in rows
+    ]
+    epoch, back = frames.unpack_batch(frames.pack_batch(7, [frames.pack_assignment(item) for item in items]))
+    assert epoch == 7
+    assert [(a.seq, a.message, a.queue, a.token, a.starts, a.seen, a.early_ack) for a in back] == [
+        (a.seq, a.message, a.queue, a.token, a.starts, a.seen, a.early_ack) for a in items
+    ]
+
+
+def test_an_obituary_travels() -> None:
+    end = Obituary("FAILURE", "WorkerLostError", "died ☠", Verdict.DEAD)
+    item = Assignment(1, message(), "q", "t", obituary=end)
+    _, (back,) = frames.unpack_batch(frames.pack_batch(0, [frames.pack_assignment(item)]))
+    assert back.obituary == end
+
+
+@given(result=st.binary(max_size=300), args=st.none() | st.binary(max_size=20), reason=TEXT, state=TEXT)
+def test_endings_come_out_as_they_went_in(result: bytes, args: bytes | None, reason: str, state: str) -> None:
+    record = Record(id="1", state="SUCCESS", result=result, args=args, kwargs=b"", children="[]", date_done=1.5)
+    publication = Publication(message(), "q2", priority=9, due=12.5, exchange="e", routing_key="r")
+    ending = Ending(
+        99,
+        Verdict.REQUEUE,
+        state=state,
+        delay=1.25,
+        charged=True,
+        reason=reason,
+        records=[record],
+        publications=[publication],
+        runtime=0.5,
+        task="näme",
+    )
+    child, back = frames.unpack_ending(frames.pack_ending(3, ending, with_payload=True))
+    assert child == 3
+    assert (back.seq, back.verdict, back.state, back.delay, back.charged) == (99, Verdict.REQUEUE, state, 1.25, True)
+    assert (back.reason, back.runtime, back.task) == (reason, 0.5, "näme")
+    assert list(back.records) == [record]
+    (out,) = back.publications
+    assert (out.message, out.queue, out.priority, out.due) == (publication.message, "q2", 9, 12.5)
+    assert (out.exchange, out.routing_key, out.persistent) == ("e", "r", True)
+
+
+def test_without_payload_an_ending_is_only_its_verdict() -> None:
+    ending = Ending(1, Verdict.ACK, records=[Record(id="1", state="SUCCESS")])
+    _, back = frames.unpack_ending(frames.pack_ending(0, ending, with_payload=False))
+    assert not back.records
+
+
+@given(st.binary(max_size=80))
+@pytest.mark.parametrize("unpack", [frames.unpack_batch, frames.unpack_ending])
+def test_damage_never_passes_for_something_else(unpack: Callable[[bytes], object], noise: bytes) -> None:
+    with contextlib.suppress(ValueError, LookupError, errors.InvalidTaskError):
+        assert unpack(noise) is not None
+
+
+def test_a_report_is_bounded() -> None:
+    assert frames.unpack_report(frames.pack_report(2, "topic", {"a": [1]})) == (2, "topic", {"a": [1]})
+    with pytest.raises(ValueError, match="32 KiB"):
+        frames.pack_report(2, "topic", {"a": "x" * 40_000})

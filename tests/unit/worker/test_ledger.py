@@ -1,0 +1,95 @@
+"""Where messages are, and what a dead child took with it."""
+
+from __future__ import annotations
+
+from kernel.interfaces.broker import Delivery
+from kernel.message import Message
+from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
+from kernel.worker.slots import Holding
+
+
+def delivery(queue: str = "q", *, size: int = 10) -> Delivery:
+    message = Message({"id": "i", "task": "t"}, b"x" * size, content_type="application/json")
+    return Delivery(message, queue, "token")
+
+
+def sent(ledger: Ledger, queue: str = "q") -> Item:
+    item = ledger.enter(delivery(queue))
+    ledger.move(item, Place.SENT)
+    return item
+
+
+def holding(item: Item, *, child: int = 0, started: float = 0.0) -> Holding:
+    return Holding(child, 0, item.seq, started, 0)
+
+
+def test_bytes_and_sent_follow_every_move() -> None:
+    ledger = Ledger()
+    item = sent(ledger)
+    assert (len(ledger), ledger.sent, ledger.bytes) == (1, 1, item.delivery.size)
+    ledger.move(item, Place.SETTLING)
+    assert ledger.sent == 0
+    ledger.leave(item)
+    ledger.leave(item)
+    assert (len(ledger), ledger.sent, ledger.bytes) == (0, 0, 0)
+
+
+def test_the_dead_are_told_from_the_living() -> None:
+    ledger = Ledger()
+    running, announced, vanished, elsewhere = (sent(ledger) for _ in range(4))
+    waiting = ledger.enter(delivery())
+    accounts = ledger.account([holding(running, started=5.0), holding(announced)], {elsewhere.seq})
+    assert accounts.running == [running]
+    assert accounts.unstarted == [announced, vanished]
+    assert waiting not in accounts.unstarted
+
+
+def test_an_ended_task_is_nobodys_any_more() -> None:
+    ledger = Ledger()
+    done = sent(ledger)
+    ledger.move(done, Place.SETTLING)
+    accounts = ledger.account([holding(done, started=1.0)], set())
+    assert not accounts.running
+    assert not accounts.unstarted
+
+
+def test_an_old_number_means_nothing() -> None:
+    ledger = Ledger()
+    item = sent(ledger)
+    old = item.seq
+    ledger.renumber(item)
+    assert ledger.get(old) is None
+    assert ledger.get(item.seq) is item
+
+
+def test_queues_take_turns_and_keep_their_order() -> None:
+    ready = ReadyQueue()
+    ledger = Ledger()
+    items = [ledger.enter(delivery(name)) for name in ("a", "a", "a", "b")]
+    for item in items:
+        ready.add(item)
+    order = [ready.pop(lambda _: True) for _ in range(4)]
+    assert order == [items[0], items[3], items[1], items[2]]
+    assert ready.pop(lambda _: True) is None
+    assert len(ready) == 0
+
+
+def test_what_comes_back_is_next() -> None:
+    ready = ReadyQueue()
+    ledger = Ledger()
+    first, second, back = (ledger.enter(delivery(name)) for name in ("a", "b", "b"))
+    ready.add(first)
+    ready.add(second)
+    ready.add_front(back)
+    assert ready.pop(lambda _: True) is back
+
+
+def test_nobody_overtakes_inside_a_queue_but_other_queues_may_pass() -> None:
+    ready = ReadyQueue()
+    ledger = Ledger()
+    big, small, other = (ledger.enter(delivery(name)) for name in ("a", "a", "b"))
+    for item in (big, small, other):
+        ready.add(item)
+    assert ready.pop(lambda item: item is not big) is other
+    assert ready.pop(lambda item: item is not big) is None
+    assert ready.clear() == [big, small]

@@ -1,0 +1,150 @@
+"""How much is claimed and sent, and that a short task never waits behind a long one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kernel.interfaces.broker import Delivery
+from kernel.message import Message
+from kernel.worker import slots
+from kernel.worker.dispatch import Dispatcher
+from kernel.worker.ledger import Item, Ledger, Place
+from kernel.worker.pace import Pace
+from kernel.worker.slots import Holding
+
+
+class FakeExecutors:
+    """Remembers what it was sent."""
+
+    def __init__(self, slots_: int = 2) -> None:
+        self.slots = slots_
+        self.sent: list[list[Item]] = []
+        self.held: list[Holding] = []
+        self.marks: list[tuple[int, int]] = []
+        self.full = False
+
+    def send(self, items: Sequence[Item]) -> bool:
+        if self.full:
+            return False
+        self.sent.append(list(items))
+        return True
+
+    def holdings(self) -> Sequence[Holding]:
+        return self.held
+
+    def mark(self, holding: Holding, mark: int) -> None:
+        self.marks.append((holding.seq, mark))
+
+    def recall(self) -> Sequence[int]:
+        return [item.seq for batch in self.sent for item in batch]
+
+    ready = True
+    finished = False
+    open: Callable[..., None]
+    figures: Callable[[], Mapping[str, Any]]
+
+
+def dispatcher(executors: FakeExecutors, pace: Pace | None = None, prefetch: int | None = None) -> Dispatcher:
+    return Dispatcher(Ledger(), pace or Pace(), executors, prefetch=prefetch)  # type: ignore[arg-type]
+
+
+def fill(dispatch: Dispatcher, count: int, name: str = "t", **facts: Any) -> list[Item]:
+    items = []
+    for _ in range(count):
+        message = Message({"id": "i", "task": name}, b"", content_type="application/json")
+        item = dispatch._ledger.enter(Delivery(message, "q", "token", **facts))
+        item.name = name
+        dispatch.ready.add(item)
+        items.append(item)
+    return items
+
+
+def short(*names: str) -> Pace:
+    pace = Pace()
+    for name in names:
+        for _ in range(100):
+            pace.note(name, 0.00001)
+    return pace
+
+
+def test_unknown_tasks_go_alone_and_only_to_free_slots() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors)
+    fill(dispatch, 5)
+    dispatch.send()
+    assert [len(batch) for batch in executors.sent] == [1, 1]
+    assert len(dispatch.ready) == 3
+
+
+def test_short_tasks_share_datagrams() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    fill(dispatch, 200)
+    dispatch.send()
+    assert max(len(batch) for batch in executors.sent) > 8
+    assert sum(map(len, executors.sent)) <= 2 + 96
+
+
+def test_a_message_that_was_seen_goes_alone() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    fill(dispatch, 2, seen=True)
+    dispatch.send()
+    assert [len(batch) for batch in executors.sent] == [1, 1]
+
+
+def test_two_in_a_hundred_slow_ones_end_the_sharing() -> None:
+    pace = short("t")
+    for number in range(300):
+        pace.note("t", 2.0 if number % 50 == 0 else 0.00001)
+    assert not pace.is_short("t")
+
+
+def test_what_takes_minutes_reserves_nothing() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.note("t", 120.0)
+    assert pace.ahead(4) == 4
+    assert short("t").ahead(4) > 100
+
+
+def test_a_number_gives_celerys_fixed_rule() -> None:
+    assert dispatcher(FakeExecutors(), short("t"), prefetch=4).capacity() == 8
+
+
+def test_a_full_inbox_keeps_the_order() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    items = fill(dispatch, 3)
+    executors.full = True
+    dispatch.send()
+    assert dispatch._ledger.sent == 0
+    executors.full = False
+    dispatch.send()
+    assert [item for batch in executors.sent for item in batch] == items
+
+
+def test_what_waits_behind_a_long_task_is_taken_back_under_a_new_number() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    running, waiting = fill(dispatch, 2)
+    dispatch.send()
+    old = waiting.seq
+    executors.held = [Holding(0, 0, running.seq, 1.0, 0), Holding(0, 1, old, 0.0, 0)]
+    dispatch.rescue()
+    assert executors.marks == [(old, slots.MARK_STOLEN)]
+    assert waiting.seq != old
+    assert waiting.place is Place.WAITING
+    assert running.place is Place.SENT
+
+
+def test_at_the_end_what_nobody_began_goes_back() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors)
+    items = fill(dispatch, 4)
+    dispatch.send()
+    back: list[Item] = []
+    dispatch.withdraw(back.append)
+    assert sorted(item.seq for item in back) == [item.seq for item in items]
+    assert len(dispatch.ready) == 0
