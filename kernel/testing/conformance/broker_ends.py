@@ -87,7 +87,9 @@ class SettleCases(BrokerKit):
 
 
 class DeadLetterCases(BrokerKit):
-    def bury(self, broker: Broker, queue: str, message: Message, reason: str = "kit", charged: bool = False) -> DeadLetter:
+    def bury(
+        self, broker: Broker, queue: str, message: Message, reason: str = "kit", *, charged: bool = False
+    ) -> DeadLetter:
         broker.publish([Publication(message, queue)])
         consumer = self.consume(broker, queue)
         ends = [Settlement(self.one(consumer), Verdict.DEAD, reason=reason, charged=charged)]

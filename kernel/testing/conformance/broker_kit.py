@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 
 from kernel.interfaces.backend import Backend
-from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settlement, Verdict
+from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
+from kernel.testing.conformance.background import Background
 
 AMPLE = 1 << 30
 
@@ -131,38 +131,7 @@ class BrokerKit:
 
     def give_up(self, consumer: Consumer, delivery: Delivery, **how: Any) -> None:
         """Requeue, and see it done."""
-        from kernel.interfaces.broker import Settled
-
         assert [*consumer.settle([Settlement(delivery, Verdict.REQUEUE, **how)])] == [Settled.DONE]
 
     def in_thread(self, work: Callable[[], object]) -> Background:
         return Background(work, self.patience)
-
-
-class Background:
-    """A call in a thread: `result` waits for it, and fails the test when it hangs."""
-
-    def __init__(self, work: Callable[[], Any], patience: float) -> None:
-        self._work, self._patience = work, patience
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._work()
-        except BaseException as exc:
-            self._error = exc
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        self._thread.join(self._patience)
-        if self._thread.is_alive():
-            pytest.fail(f"still waiting after {self._patience} s")
-        if self._error is not None:
-            raise self._error
-        return self._value

@@ -1,0 +1,217 @@
+"""Backend cases: groups, chords, expiry, and the driver's own life."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kernel import errors
+from kernel.interfaces import backend as api
+from kernel.interfaces.backend import Backend, ChordState, StoreState
+from kernel.interfaces.setting import Setting
+from kernel.testing.conformance.backend_kit import BackendKit, ended, new_id, states
+
+
+class GroupCases(BackendKit):
+    def test_a_group_is_kept_as_it_was_given(self, backend: Backend) -> None:
+        self.needs(backend, "groups")
+        group, document = new_id(), '{"result": [["žluť", null], [[["a", null], null]]]}'
+        assert backend.load_group(group) is None
+        backend.save_group(group, document)
+        assert backend.load_group(group) == document
+        backend.save_group(group, "[]")
+        assert backend.load_group(group) == "[]"
+        backend.forget_group(group)
+        backend.forget_group(group)
+        assert backend.load_group(group) is None
+
+    def test_another_process_sees_a_group(self, backend: Backend, twin: Backend) -> None:
+        self.needs(backend, "groups")
+        group = new_id()
+        backend.save_group(group, "[1]")
+        assert twin.load_group(group) == "[1]"
+
+
+class ChordCases(BackendKit):
+    def part(self, backend: Backend, chord: str, index: int, size: int = 3, result: bytes | None = None) -> ChordState:
+        record = ended(f"{chord}-{index}", result=b"%d" % index if result is None else result)
+        return backend.chord_part(chord, size, index, record)
+
+    def test_the_last_member_completes_with_all_in_order(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        assert [(state.complete, state.arrived, state.size) for state in (self.part(backend, chord, 2),)] == [
+            (False, 1, 3)
+        ]
+        assert not self.part(backend, chord, 0).complete
+        last = self.part(backend, chord, 1)
+        assert (last.complete, last.arrived, last.size) == (True, 3, 3)
+        assert [part.result for part in last.parts] == [b"0", b"1", b"2"]
+        assert [part.id for part in last.parts] == [f"{chord}-{index}" for index in range(3)]
+
+    def test_a_member_that_comes_again_changes_nothing(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        self.part(backend, chord, 0)
+        again = self.part(backend, chord, 0, result=b"other")
+        assert (again.complete, again.arrived) == (False, 1)
+        self.part(backend, chord, 1)
+        assert [part.result for part in self.part(backend, chord, 2).parts] == [b"0", b"1", b"2"]
+
+    def test_completion_is_told_again_to_the_same_member_alone(self, backend: Backend) -> None:
+        # Its worker may have died before it published the body, and nobody else ever will.
+        self.needs(backend, "chords")
+        chord = new_id()
+        for index in range(3):
+            self.part(backend, chord, index)
+        again = self.part(backend, chord, 2)
+        assert again.complete
+        assert [part.result for part in again.parts] == [b"0", b"1", b"2"]
+        assert not self.part(backend, chord, 0).complete
+
+    def test_a_chord_of_one(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        assert self.part(backend, new_id(), 0, size=1).complete
+
+    def test_members_of_any_state_and_type_come_back_whole(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        odd = ended(new_id(), "FAILURE", b"\x80\x00", content_type="application/x-kit", content_encoding="binary")
+        odd.traceback, odd.name = "žluť", "kit.task"
+        backend.chord_part(chord, 2, 0, odd)
+        part = self.part(backend, chord, 1, size=2).parts[0]
+        assert (part.state, part.result, part.content_type) == ("FAILURE", b"\x80\x00", "application/x-kit")
+        assert (part.id, part.traceback, part.name) == (odd.id, "žluť", "kit.task")
+
+    def test_chords_are_apart_and_forgotten(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        first, second = new_id(), new_id()
+        self.part(backend, first, 0, size=2)
+        assert self.part(backend, second, 0, size=2).arrived == 1
+        backend.forget_chord(first)
+        backend.forget_chord(first)
+        assert self.part(backend, first, 1, size=2).arrived == 1
+        assert self.part(backend, second, 1, size=2).complete
+
+    def test_one_of_many_at_once_completes(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        for _ in range(5):
+            chord, size = new_id(), 24
+            # Every member comes twice, as it does when a worker dies between the part and its settlement.
+            calls = [self.in_thread(partial(self.part, backend, chord, n % size, size)) for n in range(2 * size)]
+            outcomes = [call.result() for call in calls]
+            winners = {n % size for n, outcome in enumerate(outcomes) if outcome.complete}
+            assert len(winners) == 1
+            assert all(len(outcome.parts) == size for outcome in outcomes if outcome.complete)
+
+    def test_two_processes_complete_one_chord(self, backend: Backend, twin: Backend) -> None:
+        self.needs(backend, "chords")
+        chord, size = new_id(), 20
+        calls = [self.in_thread(partial(self.part, (backend, twin)[n % 2], chord, n, size)) for n in range(size)]
+        outcomes = [call.result() for call in calls]
+        assert sum(outcome.complete for outcome in outcomes) == 1
+
+
+class ExpiryCases(BackendKit):
+    def test_what_expires_goes_and_the_rest_stays(self, tmp_path: Path) -> None:
+        brief = self.make_backend(tmp_path, expires=1.0)
+        brief.open()
+        try:
+            old, new = new_id(), new_id()
+            brief.store([ended(old)])
+            self.pass_time(2.1)
+            brief.store([ended(new)])
+            # None, where the server deletes by itself or the driver did so on the way.
+            assert brief.cleanup() >= 0
+            assert [record and record.id for record in brief.load([old, new])] == [None, new]
+            assert states(brief.store([ended(old)])) == [StoreState.WON]
+        finally:
+            brief.close()
+
+    def test_nothing_expires_without_a_limit(self, tmp_path: Path) -> None:
+        lasting = self.make_backend(tmp_path, expires=None)
+        lasting.open()
+        try:
+            key = new_id()
+            lasting.store([ended(key)])
+            assert lasting.cleanup() == 0
+            assert self.load_one(lasting, key).state == "SUCCESS"
+            lasting.forget([key])
+        finally:
+            lasting.close()
+
+    def test_cleanup_leaves_what_is_in_time(self, backend: Backend) -> None:
+        key = new_id()
+        backend.store([ended(key)])
+        backend.cleanup()
+        assert self.load_one(backend, key).state == "SUCCESS"
+
+
+class LifeCases(BackendKit):
+    def test_it_declares_what_it_is(self, backend: Backend) -> None:
+        assert isinstance(backend, Backend)
+        assert backend.interface[0] == api.INTERFACE[0]
+        assert backend.interface[1] <= api.INTERFACE[1]
+        assert isinstance(backend.capabilities, api.BackendCapabilities)
+        assert all(isinstance(setting, Setting) for setting in backend.settings)
+        assert backend.transaction_domain is None or backend.transaction_domain
+
+    def test_open_and_close_may_be_called_again(self, backend: Backend) -> None:
+        backend.open()
+        backend.close()
+        backend.close()
+        backend.open()
+        assert states(backend.store([ended(new_id())])) == [StoreState.WON]
+
+    def test_closing_ends_a_wait(self, backend: Backend) -> None:
+        watch = backend.watch([new_id()])
+
+        def wait() -> list[api.Record]:
+            try:
+                return [*watch.wait(60)]
+            except errors.OperationalError:
+                return []
+
+        waiting = self.in_thread(wait)
+        time.sleep(0.2)
+        backend.close()
+        assert waiting.result() == []
+
+    def test_what_is_durable_outlives_the_backend(self, backend: Backend) -> None:
+        self.needs(backend, "durable")
+        heir = self.second(backend)
+        if heir is None:
+            pytest.fail("a durable backend needs second(self, backend) to prove it")
+        key = new_id()
+        backend.store([ended(key, result=b"7")])
+        backend.close()
+        heir.open()
+        try:
+            assert self.load_one(heir, key).result == b"7"
+        finally:
+            heir.close()
+
+    def test_another_process_sees_records(self, backend: Backend, twin: Backend) -> None:
+        key = new_id()
+        backend.store([ended(key, result=b"7")])
+        assert self.load_one(twin, key).result == b"7"
+        twin.forget([key])
+        assert [*backend.load([key])] == [None]
+
+    def test_a_cut_connection_heals(self, backend: Backend) -> None:
+        key = new_id()
+        backend.store([ended(key)])
+        if not self.kill_connections(backend):
+            pytest.skip("there is no connection to cut")
+        deadline = time.monotonic() + 2 * self.patience
+        while True:
+            try:
+                assert self.load_one(backend, key).id == key
+                break
+            except errors.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
