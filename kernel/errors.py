@@ -24,7 +24,8 @@
      │   └─ LeaseLost                 this worker no longer owns the task
      ├─ BackendError                  BackendGetMetaError · BackendStoreError
      ├─ RemoteError                  a failure elsewhere whose class is not known here
-     └─ WorkerLostError · TimeLimitExceeded · Terminated
+     ├─ WorkerLostError · TimeLimitExceeded · Terminated
+     └─ AppClosed
     SoftTimeLimitExceeded             an Exception, so that tasks catch it as they do in Celery
     WorkerShutdown · WorkerTerminate  SystemExit
 
@@ -264,3 +265,23 @@ class WorkerShutdown(SystemExit):
 
 class WorkerTerminate(SystemExit):
     """Ask the worker to stop at once."""
+
+
+class AppClosed(KernelError):
+    """The app was closed; `open()` makes it usable again."""
+
+
+class KernelWarning(UserWarning):
+    """Base of the project's warnings."""
+
+
+class AlwaysEagerIgnored(KernelWarning):
+    """`send_task` publishes although `task_always_eager` is on."""
+
+
+class DuplicateTaskNameWarning(KernelWarning):
+    """Two different functions ask for one task name; the first keeps it."""
+
+
+class OptionNotServed(KernelWarning):
+    """An option of Celery's that is kept and has no effect in this version."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Type
 
 from kernel import errors
 from kernel.arguments import Arguments
-from kernel.call import NO_OPTIONS, Call
+from kernel.call import NO_OPTIONS
 from kernel.request import Request, current_request
 from kernel.signature import Signature
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from typing import NoReturn, Unpack
+    from typing import Unpack
 
     from kernel.app import Kernel
     from kernel.interfaces.backend import Backend
@@ -184,15 +184,15 @@ class Task(Generic[P, R_co]):
         if outer is not None and not outer.entered and not outer.called_directly and outer.task == self.name:
             # Whoever set this request runs the task through its __call__, which a subclass may have overridden.
             outer.entered = True
-            result: R_co = self.run(*args, **kwargs)
-            return result
+            value: R_co = self.run(*args, **kwargs)
+            return value
         request = Request(app=self._app, task=self.name, args=args, kwargs=kwargs, entered=True, outer=outer)
         if self.is_coroutine:
             return self._call_coroutine(request)  # type: ignore[return-value]
         token = current_request.set(request)
         try:
-            result = self.run(*args, **kwargs)
-            return result
+            result: R_co = self.run(*args, **kwargs)
+            return result  # noqa: RET504 - the annotation says what Any is
         finally:
             current_request.reset(token)
 
@@ -334,7 +334,7 @@ class Task(Generic[P, R_co]):
         countdown: float | None = None,
         max_retries: int | None = None,
         **options: Any,
-    ) -> errors.Retry | NoReturn:
+    ) -> errors.Retry:
         """End this run, to be run again after `countdown` seconds or at `eta` (default `default_retry_delay`).
 
         Raises `Retry`, which the worker turns into the message of the next run once the body has ended with it.

@@ -1,0 +1,187 @@
+"""`Calls`: from what a user says (`delay`, `apply_async`, `send_task`) to publications and results."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kernel import errors
+from kernel.call import NO_OPTIONS, Call
+from kernel.options import split_call_options
+from kernel.result import AsyncResult
+from kernel.task import Task
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.message import Publication
+    from kernel.request import Request
+
+
+class Calls:
+    """Publishes calls of one app, and hands out their results."""
+
+    def __init__(self, app: Kernel) -> None:
+        self._app = app
+
+    def call(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
+        """One call, stored when this returns; in eager mode, run."""
+        if self._app.conf.task_always_eager:
+            return self._eager(task, args, kwargs, options)
+        publication, options = self._prepared(task, args, kwargs, options)
+        self._app.publisher.send((publication,), **_retrying(options))
+        return self._result(task, publication, options)
+
+    async def acall(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
+        """The same, without holding up the event loop."""
+        if self._app.conf.task_always_eager:
+            import asyncio
+
+            return await asyncio.to_thread(self._eager, task, args, kwargs, options)
+        publication, options = self._prepared(task, args, kwargs, options)
+        await self._app.bridge.publish(publication, **_retrying(options))
+        return self._result(task, publication, options)
+
+    def call_many(
+        self, task: Task[..., Any], calls: Iterable[Sequence[Any] | Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> list[AsyncResult[Any]]:
+        """Many calls, all encoded before the first is sent."""
+        if options.get("task_id") is not None:
+            raise TypeError("map_delay makes an id for each call; a task_id would be that of all of them")
+        pairs = [_arguments(item) for item in calls]
+        if self._app.conf.task_always_eager:
+            return [self._eager(task, args, kwargs, options) for args, kwargs in pairs]
+        name, publisher = task.name, self._app.publisher
+        checked = [task.checked(args, kwargs) for args, kwargs in pairs]
+        if not options and not _has_shadow(task):
+            publications = [publisher.prepare(Call(name, args, kwargs)) for args, kwargs in checked]
+        else:
+            publications = [self._prepared(task, args, kwargs, options)[0] for args, kwargs in checked]
+        publisher.send(publications, **_retrying(options))
+        ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
+        app = self._app
+        results: list[AsyncResult[Any]] = [
+            AsyncResult(publication.message.properties["correlation_id"], None, name, app, ignored=ignored)
+            for publication in publications
+        ]
+        parent = self._parent(options)
+        if parent is not None:
+            parent.children.extend(results)
+        return results
+
+    def send_task(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """A call by name; arguments are not checked, for whoever runs the task may know other ones."""
+        if self._app.conf.task_always_eager:
+            warnings.warn(
+                f"send_task({name!r}) publishes although task_always_eager is on: it knows only the task's name",
+                errors.AlwaysEagerIgnored,
+                stacklevel=3,
+            )
+        if not isinstance(args, list | tuple | None) or not isinstance(kwargs, Mapping | None):
+            raise TypeError(f"send_task({name!r}) needs args as a list or tuple and kwargs as a dictionary")
+        publisher = self._app.publisher
+        publication = publisher.prepare(Call(name, args or (), kwargs or NO_OPTIONS, options))
+        publisher.send((publication,), **_retrying(options))
+        task_id = publication.message.properties["correlation_id"]
+        result: AsyncResult[Any] = AsyncResult(
+            task_id, None, name, self._app, ignored=bool(options.get("ignore_result"))
+        )
+        self._adopt(result, options)
+        return result
+
+    def _prepared(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> tuple[Publication, Mapping[str, Any]]:
+        args, kwargs = task.checked(args, kwargs)
+        if _has_shadow(task) and not options.get("shadow"):
+            options = {**options, "shadow": task.shadow_name(args, kwargs, options)}
+        return self._app.publisher.prepare(Call(task.name, args, kwargs, options)), options
+
+    def _result(
+        self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        ignore = options.get("ignore_result") if options else None
+        result: AsyncResult[Any] = AsyncResult(
+            publication.message.properties["correlation_id"],
+            None,
+            task.name,
+            self._app,
+            ignored=bool(task.ignore_result if ignore is None else ignore),
+        )
+        self._adopt(result, options)
+        return result
+
+    def _adopt(self, result: AsyncResult[Any], options: Mapping[str, Any]) -> None:
+        parent = self._parent(options)
+        if parent is not None:
+            parent.children.append(result)
+
+    def _parent(self, options: Mapping[str, Any]) -> Request | None:
+        """The request whose children this call belongs to."""
+        parent = self._app.publisher.parent()
+        if parent is None or not options.get("add_to_parent", True):
+            return None
+        task = self._app.tasks.get(parent.task or "")
+        return parent if task is None or task.trail else None
+
+    def _eager(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
+        """Run it here, with arguments that went through the serializer as they would have on the way."""
+        args, kwargs = task.checked(args, kwargs)
+        known, _ = split_call_options(options)
+        codecs = self._app.codecs
+        codec = codecs.serializer(known.get("serializer") or task.serializer)
+        args, kwargs = codec.loads(codec.dumps((args, kwargs)))
+        for name in ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta", "retry"):
+            known.pop(name, None)
+        known.pop("retry_policy", None)
+        # Whoever called it holds the result of a call, whichever way it was run.
+        return task.apply(args, kwargs, **known)  # type: ignore[return-value]
+
+
+def _arguments(item: Any) -> tuple[Any, Any]:
+    """The arguments that an item of `map_delay` means."""
+    kind = item.__class__
+    if kind is tuple or kind is list:
+        if kind is tuple and len(item) == 2 and item[1].__class__ is dict and item[0].__class__ in (tuple, list):
+            return item
+        return item, None
+    if isinstance(item, Mapping):
+        return None, item
+    if isinstance(item, tuple | list):
+        return tuple(item), None
+    raise TypeError(
+        f"map_delay takes tuples of arguments, dictionaries of keyword arguments or (args, kwargs); got {item!r:.60}; "
+        "write (item,) for a single argument"
+    )
+
+
+def _has_shadow(task: Task[..., Any]) -> bool:
+    return type(task).shadow_name is not Task.shadow_name
+
+
+def _retrying(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"retry": options.get("retry"), "policy": options.get("retry_policy")} if options else {}

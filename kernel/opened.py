@@ -1,0 +1,118 @@
+"""`Opened`: what an app has opened in one process."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from kernel import drivers
+from kernel.aio import Bridge
+from kernel.disabled import DisabledBackend
+from kernel.embedded import make_room
+from kernel.naming import new_id
+from kernel.publish import Publisher
+from kernel.waiter import Waiter
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.interfaces.backend import Backend
+    from kernel.interfaces.broker import Broker
+
+
+class Opened:
+    """Broker and backend of an app, each opened at first use, and what works with them.
+
+    One for each process: after a fork the child makes its own, and leaves its parent's alone, neither used nor
+    closed nor collected, since all of that would happen on connections that are the parent's.
+    """
+
+    def __init__(self, app: Kernel) -> None:
+        self._app = app
+        self._lock = threading.RLock()
+        self._broker: Broker | None = None
+        self._reader: Broker | None = None
+        self._backend: Backend | None = None
+        self.oid = new_id()
+        self.declared_queues: set[str] = set()
+        self.publisher = Publisher(app)
+        self.bridge = Bridge(self.publisher.deliver)
+        self.waiter = Waiter(lambda: self.backend)
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, open. Raises `OperationalError` or `ImproperlyConfigured`."""
+        return self._broker or self._open_broker()
+
+    @property
+    def reader(self) -> Broker:
+        """The broker for a worker: the same one, unless `broker_read_url` says otherwise."""
+        config = self._app.broker_config(read=True)
+        if config.url == self._app.broker_config().url:
+            return self.broker
+        with self._lock:
+            if self._reader is None:
+                reader: Broker = drivers.load("brokers", config.url, choices=self._app.conf.drivers)(config)
+                reader.open()
+                self._reader = reader
+            return self._reader
+
+    @property
+    def backend(self) -> Backend:
+        """The result backend, open; one that refuses to be read when none is configured."""
+        return self._backend or self._open_backend()
+
+    def _open_broker(self) -> Broker:
+        with self._lock:
+            if self._broker is None:
+                app = self._app
+                app.freeze()
+                config = app.broker_config()
+                driver = drivers.load("brokers", config.url, choices=app.conf.drivers)
+                if app.embedded_path is not None:
+                    make_room(app.embedded_path)
+                broker: Broker = driver(config)
+                broker.open()
+                self._broker = broker
+            return self._broker
+
+    def _open_backend(self) -> Backend:
+        with self._lock:
+            if self._backend is None:
+                app = self._app
+                app.freeze()
+                config = app.backend_config()
+                if config is None:
+                    self._backend = DisabledBackend()
+                    return self._backend
+                driver = drivers.load("backends", config.url, choices=app.conf.drivers)
+                if app.embedded_path is not None:
+                    make_room(app.embedded_path)
+                backend: Backend = driver(config)
+                backend.open()
+                self._backend = backend
+            return self._backend
+
+    def close(self) -> list[Exception]:
+        """Close everything, in the reverse order of its use; what went wrong on the way."""
+        failures: list[Exception] = []
+        # Coroutines that publish are let finish before the pauses between attempts are cut short.
+        for step in (self.bridge.close, self.publisher.stop, self.waiter.close, self._close_drivers):
+            try:
+                step()
+            except Exception as exc:
+                failures.append(exc)
+        return failures
+
+    def _close_drivers(self) -> None:
+        with self._lock:
+            opened = [self._backend, self._reader, self._broker]
+            self._broker = self._reader = self._backend = None
+        failure: Exception | None = None
+        for driver in opened:
+            try:
+                if driver is not None:
+                    driver.close()
+            except Exception as exc:
+                failure = exc
+        if failure is not None:
+            raise failure
