@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-_ZEROS: Final = 10_000_000
+_ZEROS: Final = 32 * 2**20
 
 
 class _Touch:
@@ -82,18 +82,26 @@ def nests(depth: int) -> Iterator[bytes]:
     yield b"\n".join(merges)
 
 
-def bombs() -> Iterator[tuple[str, bytes]]:
-    """``(content type, data)`` that inflates to ten megabytes or more, for every compressor that can be had."""
+def bombs(only: str | None = None) -> Iterator[tuple[str, bytes]]:
+    """``(content type, data)`` that inflates to 32 MiB, or asks for gigabytes, for every compressor that can be
+    had, or for the content type `only`."""
     zeros = bytes(_ZEROS)
-    yield "application/x-gzip", zlib.compress(zeros, 9)
-    yield "application/x-gzip", zlib.compress(zlib.compress(zeros, 9), 9)
-    yield "application/x-bz2", bz2.compress(zeros)
-    yield "application/x-lzma", lzma.compress(zeros)
-    yield "application/x-lzma", lzma_of_4_gib()
-    for content_type, package, compress in _optional():
-        if importlib.util.find_spec(package) is not None:
+    for content_type, package, compress in _COMPRESSORS:
+        if only in (None, content_type) and importlib.util.find_spec(package) is not None:
             yield content_type, compress(zeros)
-    yield "application/zstd", zstd_of_2_gib()
+    if only in (None, "application/x-gzip"):
+        yield "application/x-gzip", zlib.compress(zlib.compress(zeros))
+    if only in (None, "application/x-lzma"):
+        yield "application/x-lzma", lzma_of_4_gib()
+    if only in (None, "application/zstd"):
+        yield "application/zstd", zstd_of_2_gib()
+
+
+def squeezed(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """``(content type, compressed data)`` for every compressor that can be had."""
+    for content_type, package, compress in _COMPRESSORS:
+        if importlib.util.find_spec(package) is not None:
+            yield content_type, compress(data)
 
 
 def lzma_of_4_gib() -> bytes:
@@ -104,10 +112,6 @@ def lzma_of_4_gib() -> bytes:
 def zstd_of_2_gib() -> bytes:
     """A Zstandard frame that asks for a window of 2 GiB, with one raw block of one byte."""
     return b"\x28\xb5\x2f\xfd" + b"\x00" + bytes(((31 - 10) << 3,)) + b"\x09\x00\x00" + b"x"
-
-
-def _optional() -> tuple[tuple[str, str, Callable[[bytes], bytes]], ...]:
-    return (("application/zstd", "zstandard", _zstd), ("application/x-brotli", "brotli", _brotli))
 
 
 def _zstd(data: bytes) -> bytes:
@@ -122,3 +126,12 @@ def _brotli(data: bytes) -> bytes:
 
     packed: bytes = brotli.compress(data, quality=1)
     return packed
+
+
+_COMPRESSORS: Final[tuple[tuple[str, str, Callable[[bytes], bytes]], ...]] = (
+    ("application/x-gzip", "zlib", zlib.compress),
+    ("application/x-bz2", "bz2", bz2.compress),
+    ("application/x-lzma", "lzma", lambda data: lzma.compress(data, preset=0)),
+    ("application/zstd", "zstandard", _zstd),
+    ("application/x-brotli", "brotli", _brotli),
+)

@@ -95,10 +95,9 @@ class CompressorConformance:
         assert int(peak) * 1024 <= 3 * limit + self.overhead, "the whole bomb was inflated before it was refused"
 
     def test_refuses_bombs_of_its_content_type(self, codec: interface.Compressor) -> None:
-        for content_type, data in bombs():
-            if content_type == codec.content_type:
-                with contextlib.suppress(errors.DecodeError):
-                    assert len(codec.decompress(data, _MIB)) <= _MIB
+        for _, data in bombs(only=codec.content_type):
+            with contextlib.suppress(errors.DecodeError):
+                assert len(codec.decompress(data, _MIB)) <= _MIB
 
     def test_refuses_what_is_cut_short(self, codec: interface.Compressor) -> None:
         packed = codec.compress(random.Random(2).randbytes(200) * 5)
