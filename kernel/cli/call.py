@@ -53,11 +53,14 @@ def command(state: State, /, name: str, *, wait: float | None, as_json: bool, **
         output.talk(result.id)
         from kernel.cli.result import show
 
+        late = False
         try:
             result.get(timeout=wait, propagate=False)
         except ResultTimeoutError:
-            output.talk(f"No result after {wait:g} s: the task is {result.state}.")
-        return show(result, as_json=as_json, with_traceback=False)
+            late = True
+            output.talk(f"No result after {wait:g} s.")
+        code = show(result, as_json=as_json, with_traceback=False)
+        return exits.FAILED if late else code
 
 
 def _remark(name: str, known: list[str]) -> None:

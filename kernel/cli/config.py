@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from kernel.cli import exits, output
 from kernel.cli.state import State
 from kernel.config import DEFAULT, Settings
 from kernel.config_values import as_text, expected, jsonable
+from kernel.errors import DriverError
 
 SCHEMA = "config/1"
 
@@ -49,9 +51,10 @@ def command(
         click.echo(tables())
         return exits.OK
     verb = names[0] if names and names[0] in ("show", "validate") else None
-    conf = _settings(state)
+    strict = validate or verb == "validate"
+    conf = _settings(state, strict=strict)
     conf.validate()
-    if validate or verb == "validate":
+    if strict:
         output.talk("The settings are valid.")
         return exits.OK
     wanted = names[1:] if verb else names
@@ -68,13 +71,18 @@ def command(
     return exits.OK
 
 
-def _settings(state: State) -> Settings:
-    app = state.app_or_none()
-    if app is not None:
-        return app.conf
-    conf = Settings()
+def _settings(state: State, *, strict: bool) -> Settings:
+    """The app's settings, with those that its plugins and drivers declare; with `strict`, every driver must be there."""
+    app = state.named_app()
+    conf: Settings = Settings() if app is None else app.conf
     if state.flags:
         conf.override(state.flags)
+    if app is not None:
+        app.extensions.declare_settings()
+        # Making a driver's configuration declares the settings that it reads; nothing is opened.
+        for declare in (app.broker_config, app.backend_config):
+            with contextlib.nullcontext() if strict else contextlib.suppress(DriverError):
+                declare()
     return conf
 
 

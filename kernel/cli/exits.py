@@ -38,7 +38,7 @@ def code_of(error: BaseException) -> int:
     """The exit code that `error` leads to."""
     if isinstance(error, AppNotFound):
         return APP
-    if isinstance(error, errors.ImproperlyConfigured):
+    if isinstance(error, errors.ImproperlyConfigured | NotImplementedError):
         return USAGE
     if isinstance(error, errors.OperationalError | errors.BackendError):
         return UNREACHABLE

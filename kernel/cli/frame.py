@@ -104,10 +104,10 @@ def plugin_names() -> list[str]:
 
 def _load_plugin_commands(group: click.Group, ctx: click.Context) -> None:
     """Let hook plugins (of the app, if one is named) add their commands; one that is broken must not hide the rest."""
-    from kernel.app import Kernel
-
     try:
-        app = state_of(ctx).app_or_none() or Kernel("kernel")
+        from kernel.app import Kernel
+
+        app = state_of(ctx).named_app() or Kernel("kernel")
         app.extensions.hook.kernel_cli(group=group)
     except Exception as exc:
         click.echo(f"Commands of plugins are not available: {exc}", err=True)
@@ -267,13 +267,14 @@ def run(argv: Sequence[str] | None = None, *, app: Kernel | None = None) -> int:
         # The reader of our output has gone; Python would complain once more while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.FAILED
-    except KernelError as exc:
+    except (KernelError, NotImplementedError) as exc:
+        # NotImplementedError is what an app without a result backend answers, as Celery's does.
         _tell(exc, with_traceback=state.traceback)
         return exits.code_of(exc)
     return result if isinstance(result, int) else exits.OK
 
 
-def _tell(error: KernelError, *, with_traceback: bool) -> None:
+def _tell(error: Exception, *, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error)
     text = str(error) or type(error).__name__

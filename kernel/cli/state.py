@@ -43,22 +43,13 @@ class State:
         Raises `AppNotFound`, or `ImproperlyConfigured` when nothing says which app is meant.
         """
         if self._app is None:
-            app = self._find() or self._anonymous()
+            app = self.named_app() or self._anonymous()
             if app is None:
                 raise ImproperlyConfigured(NO_APP)
             if self.flags:
                 app.conf.override(self.flags)
             self._app = app
         return self._app
-
-    def app_or_none(self) -> Kernel | None:
-        """The app; None when nothing says which one is meant."""
-        try:
-            return self.app()
-        except ImproperlyConfigured as exc:
-            if exc.args == (NO_APP,):
-                return None
-            raise
 
     @contextmanager
     def opened(self) -> Iterator[Kernel]:
@@ -69,14 +60,18 @@ class State:
         finally:
             app.close()
 
-    def _find(self) -> Kernel | None:
+    def named_app(self) -> Kernel | None:
+        """The app that is named somewhere, without the flags. Raises `AppNotFound`."""
         if self.path is None and self.preset is not None:
             return self.preset
         path = self.app_path()
         return find_app(path) if path else None
 
     def _anonymous(self) -> Kernel | None:
+        from kernel.config import Settings
+
+        if "broker_url" not in self.flags and not Settings().broker_url:
+            return None
         from kernel.app import Kernel
 
-        app = Kernel("kernel")
-        return app if "broker_url" in self.flags or app.conf.broker_url else None
+        return Kernel("kernel")

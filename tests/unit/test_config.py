@@ -32,9 +32,12 @@ def test_defaults_are_read_as_attributes_and_items(conf: Settings) -> None:
     assert conf.accept_content == ("json",)
     assert conf.worker_prefetch_multiplier is None
     assert conf.max_body == 16 * 1024 * 1024
-    assert "task_serializer" in conf and "nonsense" not in conf and 3 not in conf
+    assert "task_serializer" in conf
+    assert "nonsense" not in conf
+    assert 3 not in conf
     assert conf.get("nonsense", 7) == 7
-    assert set(conf) >= {"broker_url", "beat_schedule"} and len(conf) == len(list(conf))
+    assert set(conf) >= {"broker_url", "beat_schedule"}
+    assert len(conf) == len(list(conf))
 
 
 def test_reading_what_does_not_exist_names_the_nearest(conf: Settings) -> None:
@@ -102,7 +105,8 @@ def test_a_strange_name_is_refused_when_the_settings_are_checked(conf: Settings)
 def test_a_strange_name_is_refused_at_once_when_plugins_can_be_asked(folder: Path) -> None:
     asked = []
     conf = Settings(directory=folder, environ={}, discover=lambda: asked.append(1))
-    assert conf.task_serializer == "json" and asked == []
+    assert conf.task_serializer == "json"
+    assert asked == []
     with pytest.raises(UnknownSetting, match="nonsense"):
         conf.nonsense = 1
     assert asked == [1]
@@ -135,7 +139,7 @@ def test_declared_settings(conf: Settings) -> None:
     assert conf.moon_name == "Luna"
     assert conf.origin("moon_name") == "default of moon"
     conf.declare([Setting("moon_name", "str", "Luna", "Another text.")], "another moon")
-    with pytest.raises(ImproperlyConfigured, match="moon_name.*moon"):
+    with pytest.raises(ImproperlyConfigured, match=r"moon_name.*moon"):
         conf.declare([Setting("moon_name", "int", 3, "A number.")], "sun")
     with pytest.raises(ImproperlyConfigured, match="method"):
         conf.declare([Setting("update", "int", 3, "A number.")], "sun")
@@ -173,7 +177,8 @@ def test_values_of_a_driver(conf: Settings) -> None:
 
 def test_the_strongest_source_wins(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(
-        '[tool.kernel]\napp = "x"\nworker-lease = 11\nworker_concurrency = 1\ntask_serializer = "a"\nresult_serializer = "p"\n'
+        '[tool.kernel]\napp = "x"\nworker-lease = 11\nworker_concurrency = 1\n'
+        'task_serializer = "a"\nresult_serializer = "p"\n'
     )
     environ = {"KERNEL_WORKER_CONCURRENCY": "4", "KERNEL_TASK_TIME_LIMIT": "5m"}
     conf = Settings(
@@ -236,9 +241,11 @@ def test_two_settings_share_nothing(folder: Path) -> None:
 def test_what_is_set_but_not_served_is_kept_and_told_once(conf: Settings) -> None:
     with pytest.warns(SettingsWarning, match="worker_direct is kept but has no effect") as told:
         conf.worker_direct = True
-        conf.worker_direct = True
     assert len(told) == 1
     assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conf.worker_direct = True
     assert conf.worker_direct is True
 
 
@@ -253,7 +260,8 @@ def test_drivers_settings_are_fixed_while_the_app_is_open(conf: Settings) -> Non
         conf.config_from_object({"result_backend": "memory://"})
     conf.broker_url = "sqlite:///x"
     conf.task_always_eager = True
-    assert conf.broker_url == "sqlite:///x" and conf.task_always_eager is True
+    assert conf.broker_url == "sqlite:///x"
+    assert conf.task_always_eager is True
     conf.thaw()
     conf.broker_url = "sqlite:///y"
     assert conf.broker_url == "sqlite:///y"
@@ -267,7 +275,8 @@ def test_tables_hide_secrets(conf: Settings) -> None:
     assert conf.changes()["redis_password"] == "hush"
     assert conf.without_defaults() == conf.table(censored=False) == conf.changes()
     text = conf.humanize()
-    assert "hush" not in text and "broker_url: amqp://me:********@host//" in text
+    assert "hush" not in text
+    assert "broker_url: amqp://me:********@host//" in text
     assert set(conf.table(with_defaults=True)) == set(conf)
     assert "hush" not in repr(conf)
     assert conf.export()["broker_url"] == "amqp://me:hush@host//"
