@@ -59,6 +59,8 @@ class Inbox(Protocol):
     def take(self, limit: int, timeout: float | None) -> Sequence[Job]:
         """Between one and `limit` jobs; none after `timeout` seconds (None: wait for ever).
 
+        Several come only when they are known to be short, so that a runner may run them one after the other.
+
         Raises `StopIteration`-like `Drained` when no more will come. A job that was taken must be run.
         """
         ...
