@@ -56,7 +56,10 @@ class Settings(Mapping[str, Any]):
         self._resolving = False
         self._frozen: frozenset[str] = frozenset()
         if values:
-            self._write(values, source)
+            # Whoever makes these settings cannot be asked yet: only what is surely a slip is refused at once.
+            self._asking = True
+            self._write(values, source, cutoff=0.9 if discover else 0.8)
+            self._asking = False
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -328,9 +331,9 @@ class Settings(Mapping[str, Any]):
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _write(self, values: Mapping[str, Any], origin: str) -> None:
+    def _write(self, values: Mapping[str, Any], origin: str, *, cutoff: float = 0.8) -> None:
         with self._lock:
-            self._refuse_misspelled(values, origin)
+            self._refuse_misspelled(values, origin, cutoff=cutoff)
             layer = self._layers.checked(values, origin)
             self._refuse_frozen(layer)
             before = list(self._layers.code)
@@ -396,7 +399,7 @@ class Settings(Mapping[str, Any]):
         for name in self._layers.unknown(self._entries):
             raise self._layers.registry.unknown(name, self._entries[name].origin)
 
-    def _refuse_misspelled(self, values: Mapping[str, Any], origin: str) -> None:
+    def _refuse_misspelled(self, values: Mapping[str, Any], origin: str, *, cutoff: float = 0.8) -> None:
         """Refuse at once what is nearly a setting, and anything unknown when all sources have been read."""
         registry = self._layers.registry
         for name in values:
@@ -404,7 +407,7 @@ class Settings(Mapping[str, Any]):
                 raise ImproperlyConfigured(f"names of settings are texts, and {name!r} (from {origin}) is none")
             if registry.canonical(name) in registry:
                 continue
-            if (self._resolved and self._discover is not None) or registry.nearest(name, cutoff=0.8):
+            if (self._resolved and self._discover is not None) or registry.nearest(name, cutoff=cutoff):
                 self._ask()
                 if registry.canonical(name) not in registry:
                     raise registry.unknown(name, origin)

@@ -72,7 +72,7 @@ def command(
 
 
 def _settings(state: State, *, strict: bool) -> Settings:
-    """The app's settings, with those that its plugins and drivers declare; with `strict`, every driver must be there."""
+    """The settings, with those that plugins and drivers declare; with `strict`, every driver must be there."""
     app = state.named_app()
     conf: Settings = Settings() if app is None else app.conf
     if state.flags:
@@ -80,7 +80,7 @@ def _settings(state: State, *, strict: bool) -> Settings:
     if app is not None:
         app.extensions.declare_settings()
         # Making a driver's configuration declares the settings that it reads; nothing is opened.
-        for declare in (app.broker_config, app.backend_config):
+        for declare in (app.broker_config, app.addresses.backend_config):
             with contextlib.nullcontext() if strict else contextlib.suppress(DriverError):
                 declare()
     return conf

@@ -211,7 +211,7 @@ def _add_shared_options(command: click.Command) -> None:
         return
     for parameter in command.params:
         if isinstance(parameter, click.Option) and not parameter.hidden:
-            parameter.show_envvar = True
+            _show_variable(command, parameter)
     taken = {text for parameter in command.params for text in parameter.opts}
     for option in shared_options():
         free = [text for text in option.opts if text not in taken]
@@ -223,6 +223,22 @@ def _add_shared_options(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for child in command.commands.values():
             _add_shared_options(child)
+
+
+def _show_variable(command: click.Command, option: click.Option) -> None:
+    """Let the help name the option's variable.
+
+    Where that is the variable of a setting (``--concurrency`` of ``worker``), the settings read it, in their own
+    way (``KERNEL_WORKER_CONCURRENCY=auto``) and below the flag.
+    """
+    from kernel.config_catalogue import SERVED
+
+    setting = f"{command.name}_{option.name}"
+    if any(known.name == setting for known in SERVED):
+        option.allow_from_autoenv = False
+        option.help = f"{option.help or ''}  [env var: KERNEL_{setting.upper()}]".lstrip()
+    else:
+        option.show_envvar = True
 
 
 def build() -> KernelGroup:

@@ -113,6 +113,21 @@ def test_a_strange_name_is_refused_at_once_when_plugins_can_be_asked(folder: Pat
     assert "nonsense" not in conf
 
 
+def test_nobody_is_asked_while_the_settings_are_made(folder: Path) -> None:
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+
+    with pytest.raises(UnknownSetting, match="task_serializer"):
+        Settings({"task_serialiser": "x"}, directory=folder, environ={}, discover=ask)
+    conf = Settings({"task_serials": 1, "nonsense": 1}, directory=folder, environ={}, discover=ask)
+    assert asked == []
+    with pytest.raises(UnknownSetting):
+        _ = conf.task_serializer
+    assert asked == [1]
+
+
 def test_a_plugin_that_is_asked_declares_the_name(folder: Path) -> None:
     conf = Settings(
         {"moon_phase": "5m"},
