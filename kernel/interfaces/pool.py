@@ -59,7 +59,7 @@ class Inbox(Protocol):
     def take(self, limit: int, timeout: float | None) -> Sequence[Job]:
         """Between one and `limit` jobs; none after `timeout` seconds (None: wait for ever).
 
-        Several come only when they are known to be short, so that a runner may run them one after the other.
+        Ask for no more than can start now: what was taken can be run by nobody else.
 
         Raises `StopIteration`-like `Drained` when no more will come. A job that was taken must be run.
         """

@@ -74,7 +74,7 @@ class FakeInbox:
     # the test's side ----------------------------------------------------------------------------------------
 
     def put(self, *jobs: FakeJob) -> None:
-        """Make jobs available together, as short jobs are; long ones are put one by one."""
+        """Make jobs available together, as they come in one datagram."""
         with self._changed:
             self._waiting.append(deque(jobs))
             self._update()

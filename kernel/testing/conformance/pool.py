@@ -210,8 +210,9 @@ class PoolConformance:
 
     def test_reaches_its_slots_and_never_passes_them(self, inbox: FakeInbox) -> None:
         meeting = threading.Barrier(self.width)
-        for name in range(self.width * 5):
-            inbox.add(name, lambda: meeting.wait(_MEETING))
+        for first in range(0, self.width * 6, self.width * 2):
+            together = range(first, first + self.width * 2)
+            inbox.put(*(FakeJob(inbox, name, lambda: meeting.wait(_MEETING)) for name in together))
         self.serve(inbox, lambda inbox: None)
         assert not meeting.broken, f"{self.width} jobs never ran at the same time"
         assert inbox.most == self.width

@@ -13,8 +13,6 @@ __all__ = ["PreforkPool"]
 
 _log = logging.getLogger("kernel.pool.prefork")
 
-# An inbox hands out several jobs only when it knows them to be short; so many of those may come at once.
-_BATCH: Final = 64
 _WAIT: Final = 5.0
 
 
@@ -38,10 +36,11 @@ class PreforkPool:
 
 
 def _take(inbox: Inbox) -> Sequence[Job]:
-    jobs = inbox.take(_BATCH, 0)
+    # One at a time: a job that waits in here can be taken back by nobody.
+    jobs = inbox.take(1, 0)
     if not jobs:
         inbox.idle()
-        jobs = inbox.take(_BATCH, _WAIT)
+        jobs = inbox.take(1, _WAIT)
     return jobs
 
 

@@ -14,8 +14,6 @@ __all__ = ["ThreadsPool"]
 
 _log = logging.getLogger("kernel.pool.threads")
 
-# An inbox hands out several jobs only when it knows them to be short; so many of those may come at once.
-_BATCH: Final = 64
 _WAIT: Final = 5.0
 
 
@@ -71,10 +69,11 @@ class _Crew:
             self.stopping = True
 
     def _take(self) -> Sequence[Job]:
-        jobs = self._inbox.take(_BATCH, 0)
+        # One at a time: what waits behind a long job in this thread could run in another.
+        jobs = self._inbox.take(1, 0)
         if not jobs:
             self._inbox.idle()
-            jobs = self._inbox.take(_BATCH, _WAIT)
+            jobs = self._inbox.take(1, _WAIT)
         return jobs
 
     def _run(self, job: Job) -> None:
