@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Final
 
-from kernel_lib_sql import Database, Transaction, database_for
+from kernel_lib_sql import CommitUnknown, Database, Transaction, database_for
 
 from kernel import errors
 from kernel.interfaces import broker as api
@@ -69,17 +69,25 @@ class SqlBroker:
         outcomes = [_refusal(item) or api.STORED for item in batch]
         accepted = [item for item, outcome in zip(batch, outcomes, strict=True) if outcome is api.STORED]
         if accepted:
-            prepared = outbox.prepare(accepted)
-            used = frozenset(item.queue for item in accepted)
-            with self._write(timeout=timeout) as tx:
-                generation, known = self._known
-                new = used if generation != self.database.generation else used - known
-                if new:
-                    queues.declare(tx, new)
-                outbox.insert(tx, accepted, prepared)
-            if new:
-                self._known = (self.database.generation, frozenset(islice(known | used, _MAX_KNOWN)))
+            try:
+                self._store(accepted, timeout)
+            except CommitUnknown as exc:
+                unknown = api.PublishOutcome(api.PublishState.UNKNOWN, str(exc))
+                return [unknown if outcome is api.STORED else outcome for outcome in outcomes]
         return outcomes
+
+    def _store(self, accepted: Sequence[Publication], timeout: float | None) -> None:
+        prepared = outbox.prepare(accepted)
+        used = frozenset(item.queue for item in accepted)
+        with self._write(timeout=timeout) as tx:
+            generation, known = self._known
+            new = used if generation != self.database.generation else used - known
+            if new:
+                queues.declare(tx, new)
+            outbox.insert(tx, accepted, prepared)
+        # Remembered after the commit, so that a batch that failed is not taken to have declared anything.
+        if new:
+            self._known = (self.database.generation, frozenset(islice(known | used, _MAX_KNOWN)))
 
     def consume(self, names: Sequence[str], options: api.ConsumeOptions) -> SqlConsumer:
         if not names:

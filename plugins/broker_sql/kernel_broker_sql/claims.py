@@ -20,7 +20,9 @@ _READY: Final = "owner IS NULL AND due IS NULL"
 _CANDIDATES_SQLITE: Final = f"""
 SELECT m.id, m.size, m.starts, m.seen, {_PAYLOAD}
 FROM kernel_message m INDEXED BY kernel_message_ready LEFT JOIN kernel_payload p ON p.id = m.id
-WHERE m.queue = ? AND m.owner IS NULL AND m.due IS NULL ORDER BY m.priority DESC, m.id LIMIT ?"""  # noqa: S608
+WHERE m.queue = ? AND m.owner IS NULL AND m.due IS NULL AND NOT EXISTS (
+    SELECT 1 FROM kernel_queue q WHERE q.name = ? AND q.paused = 1)
+ORDER BY m.priority DESC, m.id LIMIT ?"""  # noqa: S608
 _TAKE_SQLITE: Final = """
 UPDATE kernel_message SET owner = ?, token = ?, seen = 1 WHERE id IN (SELECT value FROM json_each(?))"""
 
@@ -28,7 +30,9 @@ UPDATE kernel_message SET owner = ?, token = ?, seen = 1 WHERE id IN (SELECT val
 _TAKE_POSTGRESQL: Final = f"""
 WITH candidates AS MATERIALIZED (
     SELECT id, size, starts, seen, priority FROM kernel_message
-    WHERE queue = ? AND owner IS NULL AND due IS NULL ORDER BY priority DESC, id LIMIT ? FOR UPDATE SKIP LOCKED
+    WHERE queue = ? AND owner IS NULL AND due IS NULL AND NOT EXISTS (
+        SELECT 1 FROM kernel_queue q WHERE q.name = ? AND q.paused = 1)
+    ORDER BY priority DESC, id LIMIT ? FOR UPDATE SKIP LOCKED
 ), sized AS (
     SELECT *, sum(size) OVER (ORDER BY priority DESC, id) - size AS before FROM candidates
 ), taken AS (
@@ -109,7 +113,7 @@ class Claim:
     def take(self, tx: Transaction, consumer: int, queues: Sequence[str]) -> None:
         """Claim from each queue its share, in their order, and then whatever the others left over."""
         self._consumer = consumer
-        busy = _busy(tx, queues)
+        busy = queues if len(queues) <= _FEW else _busy(tx, queues)
         again: list[str] = []
         for index, queue in enumerate(busy):
             share = -(-self._left() // (len(busy) - index))
@@ -129,7 +133,7 @@ class Claim:
             self._take_sqlite(tx, queue, share)
         else:
             first = not self.taken
-            values = (queue, share, self._consumer, self._token, self._bytes, first)
+            values = (queue, queue, share, self._consumer, self._token, self._bytes, first)
             for row in tx.query(_TAKE_POSTGRESQL, values):
                 self._add(queue, row)
         return len(self.taken) - before
@@ -163,7 +167,7 @@ def _stream(tx: Transaction, queue: str, share: int) -> Iterator[tuple[Any, ...]
     """Candidates in small steps, so that a queue of large messages is not read whole to take one."""
     seen, step = 0, min(share, 100)
     while seen < share:
-        found = tx.query(_CANDIDATES_SQLITE + " OFFSET ?", (queue, min(step, share - seen), seen))
+        found = tx.query(_CANDIDATES_SQLITE + " OFFSET ?", (queue, queue, min(step, share - seen), seen))
         yield from found
         seen += len(found)
         if len(found) < step:

@@ -28,7 +28,7 @@ def start(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Settled]:
     done = [current.get(item.key) == item.token for item in deliveries]
     if any(done):
         condition, values = tx.any_of("id", [item.key for item, ok in zip(deliveries, done, strict=True) if ok])
-        tx.execute(
+        tx.run(
             f"UPDATE kernel_message SET starts = starts + 1, running = 1 WHERE running = 0 AND {condition}",  # noqa: S608
             values,
         )
@@ -73,8 +73,8 @@ def delete(tx: Transaction, ids: Sequence[int]) -> None:
     if not ids:
         return
     condition, values = tx.any_of("id", ids)
-    tx.execute(f"DELETE FROM kernel_message WHERE {condition}", values)  # noqa: S608
-    tx.execute(f"DELETE FROM kernel_payload WHERE {condition}", values)  # noqa: S608
+    tx.run(f"DELETE FROM kernel_message WHERE {condition}", values)  # noqa: S608
+    tx.run(f"DELETE FROM kernel_payload WHERE {condition}", values)  # noqa: S608
 
 
 def _requeue(tx: Transaction, items: Sequence[Settlement]) -> None:

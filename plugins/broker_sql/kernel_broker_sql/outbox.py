@@ -92,4 +92,4 @@ def _insert_sqlite(tx: Transaction, prepared: list[Row]) -> None:
 
 def _insert_postgresql(tx: Transaction, prepared: list[Row]) -> None:
     flat = [(*row[:6], *row[6]) for row in prepared]
-    tx.execute(_BOTH_POSTGRESQL, [list(column) for column in zip(*flat, strict=True)])
+    tx.run(_BOTH_POSTGRESQL, [list(column) for column in zip(*flat, strict=True)])

@@ -20,19 +20,20 @@ DAMAGED_TYPE: Final = "application/x-damaged"
 """The content type of a message whose stored bytes changed: no worker accepts it, so it ends as a dead letter."""
 
 _MAX_NAME: Final = 255
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def payload_row(message: Message) -> tuple[str, bytes | None, str, str, str, int, bytes]:
     """The values of the columns of `PAYLOAD`."""
     headers = message.raw_headers
     body = message.body
-    properties = json.dumps(message.properties) if message.properties else ""
+    properties = _encode(message.properties) if message.properties else ""
     checksum = zlib.crc32(body, zlib.crc32(headers))
-    text, raw = "", None
+    raw = None
     try:
         text = headers.decode()
     except UnicodeDecodeError:
-        raw = headers
+        text, raw = "", headers
     if b"\0" in headers:
         text, raw = "", headers
     return text, raw, message.content_type, message.content_encoding, properties, checksum, body
@@ -81,7 +82,7 @@ def task_of(message: Message) -> str:
 
 def is_storable(text: str) -> bool:
     """Whether every dialect keeps this text as it is: no zeros, no halves of surrogate pairs."""
-    return "\0" not in text and text.encode("utf-8", "ignore").decode() == text
+    return "\0" not in text and (text.isascii() or text.encode("utf-8", "ignore").decode() == text)
 
 
 def check_name(name: str) -> str:

@@ -26,13 +26,13 @@ def send(tx: Transaction, name: str, batch: Sequence[Message]) -> None:
     """Append to the log of a topic, and now and then cut its end off: what no reader took in time is gone."""
     if tx.dialect == "postgresql":
         # Numbers are given out before commits: without this a reader could pass by one that commits late.
-        tx.execute("SELECT pg_advisory_xact_lock(7165, hashtext(?))", (name,))
+        tx.run("SELECT pg_advisory_xact_lock(7165, hashtext(?))", (name,))
     now = tx.now()
     tx.many(_INSERT, [(name, now, *rows.payload_row(message)) for message in batch])
     last = tx.query("SELECT max(id) FROM kernel_broadcast WHERE topic = ?", (name,))[0][0] or 0
     if last % _TRIM_EVERY < len(batch):
-        tx.execute("DELETE FROM kernel_broadcast WHERE sent < ?", (now - _KEPT_SECONDS,))
-        tx.execute("DELETE FROM kernel_broadcast WHERE topic = ? AND id <= ?", (name, last - _KEPT_MESSAGES))
+        tx.run("DELETE FROM kernel_broadcast WHERE sent < ?", (now - _KEPT_SECONDS,))
+        tx.run("DELETE FROM kernel_broadcast WHERE topic = ? AND id <= ?", (name, last - _KEPT_MESSAGES))
     tx.ring(topic_of(name))
 
 

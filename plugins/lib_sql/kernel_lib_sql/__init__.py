@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from kernel_lib_sql.bell import Bell
 from kernel_lib_sql.database import Database, Part, database_for
-from kernel_lib_sql.faults import DatabaseDamaged, SchemaTooNew
+from kernel_lib_sql.faults import CommitUnknown, DatabaseDamaged, ReadOnly, SchemaTooNew
 from kernel_lib_sql.transaction import Transaction
 
-__all__ = ["Bell", "Database", "DatabaseDamaged", "Part", "SchemaTooNew", "Transaction", "database_for"]
+__all__ = [
+    "Bell",
+    "CommitUnknown",
+    "Database",
+    "DatabaseDamaged",
+    "Part",
+    "ReadOnly",
+    "SchemaTooNew",
+    "Transaction",
+    "database_for",
+]

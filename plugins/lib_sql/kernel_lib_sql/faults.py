@@ -66,3 +66,22 @@ def read_only(path: str, why: str) -> ReadOnly:
         f"the database {path} cannot be written ({why}); the file and its folder must belong to this user, be "
         "writable, and not lie on a read-only mount"
     )
+
+
+class CommitUnknown(errors.OperationalError):
+    """The connection broke while the commit was under way: it may have happened or not."""
+
+
+def server_fault(exc: BaseException, name: str, *, unknown: bool = False) -> errors.KernelError:
+    """The project's error for one of a server's driver, naming the server without its password."""
+    if isinstance(exc, errors.KernelError):
+        return exc
+    first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    if unknown:
+        return CommitUnknown(f"the connection to {name} broke during a commit ({first}): it may be stored or not")
+    state = getattr(exc, "sqlstate", None) or ""
+    if state in ("25006", "42501"):
+        return ReadOnly(f"{name} cannot be written ({first}); use a primary server and a role with write access")
+    if state == "53100":
+        return errors.OperationalError(f"{name} has no space left: nothing of this was stored ({first})")
+    return errors.OperationalError(f"{name} failed: {first}")

@@ -51,6 +51,9 @@ class SqliteTransaction:
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         return self._connection.execute(sql, params).rowcount
 
+    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
+        self._connection.execute(sql, params)
+
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         return max(0, self._connection.executemany(sql, rows).rowcount)
 

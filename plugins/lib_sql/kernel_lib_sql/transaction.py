@@ -26,6 +26,11 @@ class Transaction(Protocol):
         """The number of rows that were changed."""
         ...
 
+    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """A statement whose outcome nobody asks for. Over a network it costs no round trip of its own, and its error
+        may come with a later statement or the commit."""
+        ...
+
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """The same statement for each row of parameters; how many rows were changed in all."""
         ...

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from kernel import errors
 from kernel_lib_sql.transaction import Dialect
@@ -19,6 +19,7 @@ _DIALECTS: Final[dict[str, Dialect]] = {
     "mysql": "mysql",
     "mariadb": "mysql",
 }
+_PORTS: Final[dict[Dialect, int]] = {"sqlite": 0, "postgresql": 5432, "mysql": 3306}
 _PASSWORD: Final = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -67,6 +68,16 @@ def _sqlite_path(url: str, rest: str) -> str:
     if "\0" in path:
         raise errors.ImproperlyConfigured(f"{url!r} has a zero byte in its path")
     return os.path.abspath(os.path.expanduser(path))
+
+
+def server_domain(target: Target) -> str:
+    """Host, port and name of a server's database in one spelling; who logs in and how is no part of it."""
+    parts = urlsplit(target.url)
+    query = parse_qs(parts.query)
+    host = parts.hostname or query.get("host", ["localhost"])[0]
+    port = parts.port or query.get("port", [_PORTS[target.dialect]])[0]
+    same_host = "localhost" if host in ("127.0.0.1", "::1") else host.lower()
+    return f"{target.dialect}://{same_host}:{port}/{unquote(parts.path.lstrip('/'))}"
 
 
 def mask(url: str) -> str:
