@@ -1,1 +1,73 @@
-"""A distributed task queue built as a pluggable microkernel."""
+"""A distributed task queue, built as a microkernel: `Kernel` is the app, `@app.task` makes tasks of functions.
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
+    from kernel.hooks import hookimpl
+    from kernel.log import get_task_logger
+    from kernel.request import Request
+    from kernel.result import AsyncResult, EagerResult, allow_join_result
+    from kernel.signature import Signature, maybe_signature
+    from kernel.task import Task
+
+__all__ = [
+    "AsyncResult",
+    "EagerResult",
+    "Ignore",
+    "Kernel",
+    "KernelError",
+    "OperationalError",
+    "Reject",
+    "Request",
+    "Retry",
+    "Signature",
+    "SoftTimeLimitExceeded",
+    "Task",
+    "allow_join_result",
+    "get_task_logger",
+    "hookimpl",
+    "maybe_signature",
+]
+
+__version__ = "2026.11.0"
+
+_HOMES = {
+    "AsyncResult": "result",
+    "EagerResult": "result",
+    "Ignore": "errors",
+    "Kernel": "app",
+    "KernelError": "errors",
+    "OperationalError": "errors",
+    "Reject": "errors",
+    "Request": "request",
+    "Retry": "errors",
+    "Signature": "signature",
+    "SoftTimeLimitExceeded": "errors",
+    "Task": "task",
+    "allow_join_result": "result",
+    "get_task_logger": "log",
+    "hookimpl": "hooks",
+    "maybe_signature": "signature",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kernel' has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"kernel.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

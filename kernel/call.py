@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,6 @@ NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _LEAST_COUNTDOWN: Final = -2147483648
 
 
-@dataclass(slots=True)
 class Call:
     """A call of the task `name`.
 
@@ -28,15 +26,40 @@ class Call:
     keeps it from that. `redelivered` marks a publication that may have been made before.
     """
 
-    name: str
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = NO_OPTIONS
-    options: Mapping[str, Any] = NO_OPTIONS
-    task_id: str | None = None
-    root_id: str | None = None
-    parent_id: str | None = None
-    redelivered: bool = False
-    detached: bool = False
+    __slots__ = (
+        "args",
+        "detached",
+        "kwargs",
+        "name",
+        "options",
+        "parent_id",
+        "redelivered",
+        "root_id",
+        "task_id",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] = NO_OPTIONS,
+        options: Mapping[str, Any] = NO_OPTIONS,
+        *,
+        task_id: str | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        redelivered: bool = False,
+        detached: bool = False,
+    ) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+        self.options = options
+        self.task_id = task_id
+        self.root_id = root_id
+        self.parent_id = parent_id
+        self.redelivered = redelivered
+        self.detached = detached
 
     @classmethod
     def from_signature(

@@ -115,9 +115,7 @@ class Calls:
             options = {**options, "shadow": task.shadow_name(args, kwargs, options)}
         return self._app.publisher.prepare(Call(task.name, args, kwargs, options)), options
 
-    def _result(
-        self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]
-    ) -> AsyncResult[Any]:
+    def _result(self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
         ignore = options.get("ignore_result") if options else None
         result: AsyncResult[Any] = AsyncResult(
             publication.message.properties["correlation_id"],
@@ -167,7 +165,7 @@ def _arguments(item: Any) -> tuple[Any, Any]:
     kind = item.__class__
     if kind is tuple or kind is list:
         if kind is tuple and len(item) == 2 and item[1].__class__ is dict and item[0].__class__ in (tuple, list):
-            return item
+            return item[0], item[1]
         return item, None
     if isinstance(item, Mapping):
         return None, item

@@ -7,19 +7,22 @@ other side: a serializer gets bytes.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from kernel import errors
+from kernel import drivers, entrypoints, errors
 from kernel.interfaces.serializer import Compressor, Serializer
 
 if TYPE_CHECKING:
+    from kernel.config import Settings
+    from kernel.extensions import Extensions
     from kernel.message import Message
 
 Kind = Literal["serializer", "compressor"]
 Finder = Callable[[Kind, str], Any]
 Lister = Callable[[Kind], Iterable[str]]
+
+_GROUPS: Final[Mapping[Kind, drivers.Kind]] = {"serializer": "serializers", "compressor": "compressors"}
 
 EMPTY_EMBED: Final[Mapping[str, None]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -66,12 +69,37 @@ class Codecs:
         self.limit = max(limit, _SMALLEST_LIMIT)
         self.result_serializer = result_serializer
         self.result_compression = result_compression
-        self._lock = threading.Lock()
         self._serializers: dict[str, Serializer] = {}
         self._compressors: dict[str, Compressor] = {}
         self._accepted: dict[str, Serializer] | None = None
         self._accepted_results: dict[str, Serializer] | None = None
         self._inflaters: dict[str, Compressor] | None = None
+
+    @classmethod
+    def of(cls, conf: Settings, extensions: Extensions) -> Codecs:
+        """What an app with these settings and plugins accepts; drivers are loaded when they are needed."""
+
+        def find(kind: Kind, name: str) -> Any:
+            try:
+                return drivers.load(_GROUPS[kind], name, choices=conf.drivers)()
+            except (errors.DriverNotFound, errors.DriverNotInstalled) as missing:
+                found = extensions.decide("kernel_find_codec", kind=kind, name=name)
+                if found is None:
+                    raise missing from None
+                return found
+
+        def names(kind: Kind) -> Iterable[str]:
+            return [offer.name for offer in entrypoints.offers(f"kernel.{_GROUPS[kind]}")]
+
+        return cls(
+            find=find,
+            names=names,
+            accept=conf.accept_content,
+            accept_results=conf.result_accept_content,
+            limit=conf.max_body,
+            result_serializer=conf.result_serializer,
+            result_compression=conf.result_compression,
+        )
 
     # --- finding --------------------------------------------------------------------------------------------
 
@@ -181,17 +209,16 @@ class Codecs:
         return found
 
     def _install_inflaters(self) -> dict[str, Compressor]:
-        with self._lock:
-            table: dict[str, Compressor] = {}
-            for name in self._names("compressor"):
-                try:
-                    press = self.compressor(name)
-                except errors.DriverError:
-                    # One that cannot be loaded inflates nothing; whoever names it gets the reason.
-                    continue
-                table[press.content_type] = press
-            self._inflaters = table
-            return table
+        table: dict[str, Compressor] = {}
+        for name in self._names("compressor"):
+            try:
+                press = self.compressor(name)
+            except errors.DriverError:
+                # One that cannot be loaded inflates nothing; whoever names it gets the reason.
+                continue
+            table[press.content_type] = press
+        self._inflaters = table
+        return table
 
     def _accepted_codec(self, content_type: str, accepted: Mapping[str, Serializer], setting: str) -> Serializer:
         codec = accepted.get(content_type)

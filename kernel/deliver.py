@@ -144,14 +144,14 @@ class Delivering:
     def _refused(self, publication: Publication, reason: str) -> errors.OperationalError:
         message = publication.message
         return errors.OperationalError(
-            f"the broker {self._app.broker_shown} refused task {message.task}[{message.id}] "
+            f"the broker {self._app.addresses.broker_shown} refused task {message.task}[{message.id}] "
             f"for queue {publication.queue!r}: {reason or 'no reason given'}"
         )
 
     def _gave_up(self, cause: BaseException, attempts: int, spent: float, count: int) -> errors.OperationalError:
         tries = f"{attempts} attempt{'s' if attempts > 1 else ''} in {spent:.1f} s"
         many = f"{count} messages" if count > 1 else "the message"
-        where = self._app.broker_shown
+        where = self._app.addresses.broker_shown
         if isinstance(cause, errors.PublishUnknown):
             error: errors.OperationalError = errors.PublishUnknown(
                 f"{many} may or may not be stored at {where} after {tries}: {cause}. "

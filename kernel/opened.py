@@ -65,11 +65,10 @@ class Opened:
         with self._lock:
             if self._broker is None:
                 app = self._app
-                app.freeze()
                 config = app.broker_config()
                 driver = drivers.load("brokers", config.url, choices=app.conf.drivers)
-                if app.embedded_path is not None:
-                    make_room(app.embedded_path)
+                if app.addresses.embedded is not None:
+                    make_room(app.addresses.embedded)
                 broker: Broker = driver(config)
                 broker.open()
                 self._broker = broker
@@ -79,14 +78,13 @@ class Opened:
         with self._lock:
             if self._backend is None:
                 app = self._app
-                app.freeze()
-                config = app.backend_config()
+                config = app.addresses.backend_config()
                 if config is None:
                     self._backend = DisabledBackend()
                     return self._backend
                 driver = drivers.load("backends", config.url, choices=app.conf.drivers)
-                if app.embedded_path is not None:
-                    make_room(app.embedded_path)
+                if app.addresses.embedded is not None:
+                    make_room(app.addresses.embedded)
                 backend: Backend = driver(config)
                 backend.open()
                 self._backend = backend

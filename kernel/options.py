@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from kernel.errors import OptionNotServed
 
 if TYPE_CHECKING:
     from kernel.signature import Signature
@@ -110,11 +113,53 @@ NOT_SERVED: Final[Mapping[str, str]] = {
 }
 """Options of Celery's that are kept on the task and have no effect yet."""
 
+_EXCEPTIONS: Final = ("autoretry_for", "dont_autoretry_for", "throws")
+_NUMBERS: Final = ("max_retries", "default_retry_delay", "time_limit", "soft_time_limit", "retry_backoff_max")
 # Options of Celery's calls that choose a connection; ours has one publisher, and nothing to choose.
 _CONNECTIONS: Final = frozenset(
     {"producer", "publisher", "connection", "router", "result_cls", "route_name", "task_type", "event_dispatcher"}
 )
 _IGNORED: Final = frozenset({"mandatory", "immediate", "declare", "timeout", "confirm_timeout", "logfile", "loglevel"})
+
+
+def check_task_options(options: dict[str, Any], plugin_options: Callable[[], Mapping[str, Any]]) -> None:
+    """Take what has no effect out of the options of `@app.task`, and refuse what cannot be.
+
+    `plugin_options()` gives the options that plugins own, and is asked only about names that the kernel does not
+    know. Raises TypeError and ValueError naming the option; warns of what is not served yet.
+    """
+    unknown = [name for name in options if name not in TASK_OPTIONS]
+    if unknown:
+        owned = plugin_options()
+        for name in unknown:
+            if name not in owned:
+                raise unknown_task_option(name, plugin_options=owned)
+            if not isinstance(options[name], owned[name].type):
+                raise TypeError(f"the option {name!r} is {options[name]!r:.60}: {owned[name].doc}")
+    for name, reason in NOT_SERVED.items():
+        if options.get(name) is not None:
+            warnings.warn(f"the option {name!r} is kept, and has no effect: {reason}", OptionNotServed, stacklevel=5)
+    options.pop("lazy", None)
+    if options.pop("shared", False):
+        raise TypeError("apps share nothing here: register the task with each app that should have it, not shared=True")
+    for name in _EXCEPTIONS:
+        _check_exceptions(name, options.get(name, ()))
+    for name in _NUMBERS:
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise TypeError(f"the option {name!r} is {value!r:.60}; a number of 0 or more is needed")
+    hard, soft = options.get("time_limit"), options.get("soft_time_limit")
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError(f"soft_time_limit ({soft:g} s) is over time_limit ({hard:g} s): it could never be reached")
+
+
+def _check_exceptions(name: str, value: Any) -> None:
+    kinds = value if isinstance(value, tuple | list) else [value]
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise TypeError(f"the option {name!r} is {value!r:.60}; a tuple of exception classes is needed")
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"the option {name!r} is a single class; a tuple is needed: ({value.__name__},)")
 
 
 def unknown_task_option(name: str, *, plugin_options: Iterable[str] = ()) -> TypeError:

@@ -100,9 +100,7 @@ class Plan:
         self.queue: str = queue_name(options["queue"])
         self.priority: int = options.get("priority") or 0
         self.persistent = is_persistent(options["delivery_mode"])
-        self.plain = (
-            not routed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
-        )
+        self.plain = not routed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
         codec = codecs.serializer(options["serializer"])
         self._body = codec.dumps
         self._content_type = codec.content_type

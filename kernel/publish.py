@@ -155,7 +155,7 @@ class Publisher:
         return options
 
     def _check_queue(self, queue: str) -> None:
-        known = self._app.queue_names()
+        known = self._app.addresses.queues
         if queue not in known:
             raise errors.QueueNotFound(
                 f"there is no queue {queue!r} and task_create_missing_queues is off; "

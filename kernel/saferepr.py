@@ -70,9 +70,7 @@ def _write(value: Any, parts: list[str], left: int, depth: int) -> int:
     return left - len(text)
 
 
-def _write_items(
-    items: Any, count: int, ends: str, parts: list[str], left: int, depth: int, is_tuple: bool
-) -> int:
+def _write_items(items: Any, count: int, ends: str, parts: list[str], left: int, depth: int, is_tuple: bool) -> int:
     if count and depth <= 0:
         text = f"{ends[0]}{_ELLIPSIS}{ends[1]}"
         parts.append(text)

@@ -192,7 +192,7 @@ class Task(Generic[P, R_co]):
         token = current_request.set(request)
         try:
             result: R_co = self.run(*args, **kwargs)
-            return result  # noqa: RET504 - the annotation says what Any is
+            return result
         finally:
             current_request.reset(token)
 
