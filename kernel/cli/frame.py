@@ -54,6 +54,7 @@ class KernelGroup(click.Group):
         command = self.commands.get(name)
         if command is None and name in COMMANDS:
             command = importlib.import_module(f"kernel.cli.{name}").command
+            command.name = name
         if command is None:
             _load_plugin_commands(self, ctx)
             command = self.commands.get(name)
@@ -108,7 +109,7 @@ def _load_plugin_commands(group: click.Group, ctx: click.Context) -> None:
         from kernel.app import Kernel
 
         app = state_of(ctx).named_app() or Kernel("kernel")
-        app.extensions.hook.kernel_cli(group=group)
+        app.extensions.collect("kernel_cli", group=group)
     except Exception as exc:
         click.echo(f"Commands of plugins are not available: {exc}", err=True)
 
@@ -229,16 +230,19 @@ def _show_variable(command: click.Command, option: click.Option) -> None:
     """Let the help name the option's variable.
 
     Where that is the variable of a setting (``--concurrency`` of ``worker``), the settings read it, in their own
-    way (``KERNEL_WORKER_CONCURRENCY=auto``) and below the flag.
+    way (``KERNEL_WORKER_CONCURRENCY=auto``) and below the flag. A choice is no text: ``--log-format json`` and the
+    setting `worker_log_format` share a name and no meaning, so that flag has no variable.
     """
     from kernel.config_catalogue import SERVED
 
-    setting = f"{command.name}_{option.name}"
-    if any(known.name == setting for known in SERVED):
-        option.allow_from_autoenv = False
-        option.help = f"{option.help or ''}  [env var: KERNEL_{setting.upper()}]".lstrip()
-    else:
+    name = f"{command.name}_{option.name}"
+    setting = next((known for known in SERVED if known.name == name), None)
+    if setting is None:
         option.show_envvar = True
+        return
+    option.allow_from_autoenv = False
+    if bool(setting.choices) == isinstance(option.type, click.Choice):
+        option.help = f"{option.help or ''}  [env var: KERNEL_{name.upper()}]".lstrip()
 
 
 def build() -> KernelGroup:
