@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import marks, ours
 from benchmarks.tasks import make
-from kernel.worker import Worker
+from kernel.worker.worker import Worker
 
 
 def nothing() -> None:

@@ -16,11 +16,10 @@ from kernel import Kernel
 def make() -> Kernel:
     """A new app with the tasks below; a benchmark makes one for each run."""
     url = os.environ.get("BENCH_URL")
-    made = Kernel("benchmarks.tasks", broker=url, backend=url) if url else Kernel("benchmarks.tasks")
-    made.conf.plugins = ["benchmarks.observer"]
-    made.task(noop, name="noop", ignore_result=True)
-    made.task(echo, name="echo")
-    made.task(hold, name="hold", ignore_result=True)
+    made = Kernel("benchmarks.tasks", broker=url, backend=url, plugins=["benchmarks.observer:plugin"])
+    made.task(name="noop", ignore_result=True)(noop)
+    made.task(name="echo")(echo)
+    made.task(name="hold", ignore_result=True)(hold)
     return made
 
 
