@@ -158,7 +158,9 @@ class Codecs:
         compressed (whoever receives it would not inflate it), and `DriverError` for a codec that is not there.
         """
         codec = self._serializers.get(serializer) or self.serializer(serializer)
-        body = codec.dumps((args, kwargs, embed))
+        # Serializers know tuples, lists and dictionaries, and not everything that may stand in for them.
+        values = args if isinstance(args, tuple | list) else tuple(args)
+        body = codec.dumps((values, kwargs if kwargs.__class__ is dict else dict(kwargs), embed))
         if compression is None:
             return body, codec.content_type, codec.content_encoding, {}
         press = self.compressor(compression)

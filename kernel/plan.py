@@ -120,7 +120,7 @@ class Plan:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str, root_id: str, parent_id: str | None
     ) -> Publication:
         """The message of a call without options. Raises `EncodeError`."""
-        body = self._body((args, kwargs, EMPTY_EMBED))
+        body = self._body((args, kwargs if kwargs.__class__ is dict else dict(kwargs), EMPTY_EMBED))
         depth = self.depth
         headers = (
             f'{self._head}{quote(task_id)},"root_id":{quote(root_id)},'
