@@ -117,6 +117,23 @@ def one_line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
+class ExceptionInfo:
+    """What `on_failure` and `on_retry` get as `einfo`: the exception, its class and the text of its traceback."""
+
+    __slots__ = ("exception", "traceback", "type")
+
+    def __init__(self, exception: BaseException, traceback: str | None) -> None:
+        self.type = type(exception)
+        self.exception = exception
+        self.traceback = traceback or ""
+
+    def __str__(self) -> str:
+        return self.traceback
+
+    def __repr__(self) -> str:
+        return f"<ExceptionInfo: {safe_repr(self.exception)}>"
+
+
 # --- writing ------------------------------------------------------------------------------------------------
 
 
