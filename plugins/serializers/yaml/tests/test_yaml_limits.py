@@ -45,8 +45,14 @@ def test_a_billion_laughs() -> None:
     lines = [b"a0: &a0 [x,x,x,x,x,x,x,x,x]"]
     for level in range(1, 10):
         lines.append(b"a%d: &a%d [%s]" % (level, level, b",".join([b"*a%d" % (level - 1)] * 9)))
-    with pytest.raises(errors.DecodeError, match="aliases stand for far more"):
+    with pytest.raises(errors.DecodeError, match="aliases stand for far more than it holds"):
         YamlSerializer().loads(b"\n".join(lines))
+
+
+def test_a_long_text_met_too_often() -> None:
+    data = b"[&a " + b"x" * 10_000 + b", *a" * 200 + b"]"
+    with pytest.raises(errors.DecodeError, match="aliases stand for far more than it holds"):
+        YamlSerializer().loads(data)
 
 
 def test_a_deep_document_does_not_end_the_process() -> None:
@@ -76,6 +82,8 @@ def test_aliases_of_peers_are_read_and_none_are_written() -> None:
     written_by_a_peer = yaml.safe_dump([shared, shared]).encode()
     assert b"&id001" in written_by_a_peer
     assert YamlSerializer().loads(written_by_a_peer) == [[1, 2], [1, 2]]
+    many = yaml.safe_dump([shared * 100] + [shared] * 5).encode()
+    assert len(YamlSerializer().loads(many)) == 6
     assert b"&" not in YamlSerializer().dumps([shared, shared])
 
 
