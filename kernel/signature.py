@@ -182,7 +182,7 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def freeze(self, task_id: str | None = None, **lineage: Any) -> AsyncResult[R_co]:
         """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset."""
-        from kernel.publish import new_id
+        from kernel.naming import new_id
 
         options = self.options
         frozen: str = options.setdefault("task_id", task_id or new_id())
