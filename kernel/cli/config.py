@@ -79,7 +79,7 @@ def _settings(state: State, *, strict: bool) -> Settings:
         conf.override(state.flags)
     if app is not None:
         for plugin, declared in app.extensions.collect_from("kernel_settings"):
-            conf.declare(declared, plugin or "a plugin")
+            conf.declare(declared, f"the plugin {plugin}" if plugin else "a plugin")
         # Making a driver's configuration declares the settings that it reads; nothing is opened.
         for declare in (app.broker_config, app.addresses.backend_config):
             with contextlib.nullcontext() if strict else contextlib.suppress(DriverError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kernel import errors
-from kernel.cli.finding import AppNotFound
+from kernel.finding import AppNotFound
 
 OK: Final = 0
 FAILED: Final = 1

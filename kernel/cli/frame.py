@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from kernel.cli import exits
-from kernel.cli.finding import AppNotFound
 from kernel.cli.state import State
 from kernel.errors import KernelError
+from kernel.finding import AppNotFound
 
 if TYPE_CHECKING:
     from kernel.app import Kernel

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kernel.cli.finding import NO_APP, app_path, find_app
 from kernel.errors import ImproperlyConfigured
+from kernel.finding import NO_APP, app_path, find_app
 
 if TYPE_CHECKING:
     from kernel.app import Kernel

@@ -19,7 +19,9 @@ _ORDER_SECONDS: Final = 0.001
 class Dispatcher:
     """Sends what waits to the executors. Owned by the engine's loop."""
 
-    def __init__(self, ledger: Ledger, pace: Pace, executors: Executors, *, prefetch: int | None, share: bool = True) -> None:
+    def __init__(
+        self, ledger: Ledger, pace: Pace, executors: Executors, *, prefetch: int | None, share: bool = True
+    ) -> None:
         self._ledger = ledger
         self._pace = pace
         self._executors = executors

@@ -21,6 +21,7 @@ from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, QueueSpec
 from kernel.interfaces.outcome import DeadLetter, Delay, Skip
 from kernel.worker import slots
 from kernel.worker.assignment import Ending, Obituary
+from kernel.worker.commands import Command, CommandReader, Revoked, task_ids
 from kernel.worker.dispatch import Dispatcher
 from kernel.worker.executors import Death, Executors
 from kernel.worker.failpoints import Failpoints
@@ -56,6 +57,7 @@ class Engine:
         extensions: Extensions,
         *,
         exit_when_stalled: bool = False,
+        owns_broker: bool = True,
     ) -> None:
         self._manifest = manifest
         self._executors = executors
@@ -85,6 +87,7 @@ class Engine:
             post=self._post,
             failpoints=self.failpoints,
             connect_retries=settings.get("broker_connection_max_retries", 100) if retry else 0,
+            close_broker=owns_broker,
         )
         self._renewer = Renewer(self.pump, self._lease, held=self._on_lease, lost=self._on_lease_lost)
         self._status_file = StatusFile(manifest.hostname)
@@ -98,6 +101,9 @@ class Engine:
             stalled=self._on_stalled,
             publish=self._status_file.write,
         )
+        self._commands: deque[Command] = deque()
+        self._command_reader = CommandReader(broker, manifest.hostname, self._post_command)
+        self._revoked = Revoked()
         self._shutdown = Shutdown(float(settings.get("worker_soft_shutdown_timeout") or 0.0))
         self._heartbeat_at = 0.0
         self._announced = False
@@ -188,6 +194,8 @@ class Engine:
             key.data()
         while self._events:
             self._on_event(self._events.popleft())
+        while self._commands:
+            self._obey(self._commands.popleft())
         if self._shutdown.stage is not Stage.RUN:
             self._advance_shutdown()
         if self._executors.ready:
@@ -202,6 +210,7 @@ class Engine:
         if not self._announced and self.pump.connected.is_set():
             self._announced = True
             _log.info("%s ready.", self.hostname)
+            self._command_reader.start()
             self._extensions.call_observe("kernel_worker_ready", worker=self)
             for call in self._ready_calls:
                 call()
@@ -260,6 +269,9 @@ class Engine:
             self._admit(item)
 
     def _admit(self, item: Item) -> None:
+        if self._revoked and item.id in self._revoked:
+            self._bury(item, Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
+            return
         hooks = self._hot.kernel_task_admit
         answer = self._extensions.first("kernel_task_admit", hooks, item.delivery) if hooks else None
         if not self._act_on(answer, item):
@@ -310,6 +322,36 @@ class Engine:
         else:
             self._ledger.move(item, Place.WAITING)
             self._dispatcher.ready.add(item)
+
+    # commands -----------------------------------------------------------------------------------------------
+
+    def _post_command(self, command: Command) -> None:
+        self._commands.append(command)
+        self._waker.wake()
+
+    def _obey(self, command: Command) -> None:
+        if command.method == "shutdown":
+            self.stop(Stage.WARM, reason="shutdown by command")
+        elif command.method == "revoke":
+            try:
+                ids = set(task_ids(command.arguments))
+            except errors.InvalidTaskError as exc:
+                _log.warning("a revoke was dropped: %s", exc)
+                return
+            self._revoke(ids, terminate=bool(command.arguments.get("terminate")))
+        else:
+            _log.debug("the command %r is unknown here", command.method)
+
+    def _revoke(self, ids: set[str], *, terminate: bool) -> None:
+        for task_id in ids:
+            self._revoked.add(task_id)
+        for item in self._ledger:
+            if item.id not in ids or item.obituary is not None:
+                continue
+            if item.place is Place.WAITING and self._dispatcher.ready.remove(item):
+                self._bury(item, Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
+            elif item.place is Place.SENT and terminate:
+                self._keeper.terminate(item.seq)
 
     # ends ---------------------------------------------------------------------------------------------------
 
@@ -453,7 +495,9 @@ class Engine:
     def _end(self) -> None:
         self._keeper.stop()
         self._executors.terminate()
+        self._command_reader.stop()
         settled = self.pump.stop(timeout=15.0)
+        self._command_reader.join(timeout=10.0)
         self._renewer.stop()
         if not settled:
             _log.error("the broker did not take the last settlements in time; the lease gives the messages back")

@@ -122,7 +122,7 @@ class ForkServer:
             if self._spawn_method == "spawn":
                 arguments = [sys.executable, "-m", "kernel.worker.child"]
                 arguments += [self._wiring.dump(), self._options.dump(), str(number), str(os.getppid())]
-                os.execv(sys.executable, arguments)
+                os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
             from kernel.worker import child  # the child alone pays for what it needs
 
             child.run(self._app, self._options, self._wiring, number)

@@ -50,6 +50,7 @@ class Keeper:
         self._soft_done: set[int] = set()
         self._kills: dict[int, tuple[Holding, float]] = {}
         self._killed: set[int] = set()
+        self._revoked: set[int] = set()
         self._stopped_since: dict[int, float] = {}
         self._warned: float = 0.0
         self._given_up = False
@@ -64,6 +65,10 @@ class Keeper:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=5)
+
+    def terminate(self, seq: int) -> None:
+        """End the process that runs this task, as soon as it may be: it was revoked."""
+        self._revoked.add(seq)
 
     def _run(self) -> None:
         pause = _TICK
@@ -89,6 +94,10 @@ class Keeper:
             if item is None or not holding.started or item.obituary is not None:
                 continue
             ran = now - holding.started
+            if holding.seq in self._revoked:
+                self._revoked.discard(holding.seq)
+                item.revoked = True
+                self._kills[holding.seq] = (holding, now + self._limit_grace)
             if item.soft is not None and ran >= item.soft and holding.seq not in self._soft_done:
                 self._soft_done.add(holding.seq)
                 _log.warning("soft time limit (%ss) exceeded for %s[%s]", item.soft, item.name, item.id)
@@ -111,7 +120,8 @@ class Keeper:
                 continue
             del self._kills[seq]
             self._killed.add(seq)
-            _log.error("hard time limit (%ss) exceeded for %s[%s]", item.hard, item.name, item.id)
+            text = "terminated" if item.revoked else f"hard time limit ({item.hard}s) exceeded"
+            _log.error("%s: %s[%s]", text, item.name, item.id)
 
     # children that do not move ------------------------------------------------------------------------------
 

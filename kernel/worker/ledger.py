@@ -38,6 +38,7 @@ class Item:
         "name",
         "obituary",
         "place",
+        "revoked",
         "sent_at",
         "seq",
         "soft",
@@ -60,6 +61,7 @@ class Item:
         self.attempts = 0
         """How many children died over it in this worker, after its end was decided."""
         self.state = ""
+        self.revoked = False
 
     def assignment(self, valid: Callable[[], bool] | None = None) -> Assignment:
         """What an executor is given of it."""
@@ -111,6 +113,17 @@ class ReadyQueue:
                     del self._queues[name]
                 return item
         return None
+
+    def remove(self, item: Item) -> bool:
+        """Take out an item; False when it is not here."""
+        queue = self._queues.get(item.delivery.queue)
+        if queue is None or item not in queue:
+            return False
+        queue.remove(item)
+        self._length -= 1
+        if not queue:
+            del self._queues[item.delivery.queue]
+        return True
 
     def clear(self) -> list[Item]:
         items = [item for queue in self._queues.values() for item in queue]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kernel import drivers, errors
+from kernel.interfaces.broker import BrokerConfig
 from kernel.worker.options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
     pool_name = options.pool or conf.worker_pool
     pool = drivers.load("pools", pool_name)
     processes, slots = layout(pool.capabilities, options, conf)
-    broker = app.broker_config()
+    broker = app.broker_config(read=True)
     driver = drivers.load("brokers", broker.url)
     if processes and not driver.capabilities.crosses_processes:
         raise errors.ImproperlyConfigured(
             f"the broker {broker.url.partition(':')[0]!r} lives in one process, and this worker would run tasks in "
-            f"{processes} child process(es); use --processes 0 with the threads pool, or a broker that crosses processes"
+            f"{processes} child process(es); use --processes 0 with the threads pool, or another broker"
         )
     return Manifest(
         app_name=app.main or "kernel",
@@ -97,7 +98,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
             "timeout": broker.timeout,
             "app_name": broker.app_name,
         },
-        atomic_end=_one_transaction(app, driver),
+        atomic_end=_one_transaction(app, driver, broker),
         plugins=[name for name in conf.plugins or () if isinstance(name, str)],
         pool_settings=_plain(conf.driver_values(pool.settings)),
         warnings=_import_warnings(),
@@ -144,11 +145,15 @@ def _facts(task: Any, conf: Any) -> TaskFacts:
     )
 
 
-def _one_transaction(app: Kernel, broker_driver: Any) -> bool:
-    if not broker_driver.capabilities.atomic_end:
+def _one_transaction(app: Kernel, broker_driver: Any, broker_config: BrokerConfig) -> bool:
+    """Whether result, successors and settlement can be one transaction. Opens nothing: this runs where
+    children are forked."""
+    backend_config = app.backend_config()
+    if backend_config is None or not broker_driver.capabilities.atomic_end:
         return False
-    domain = app.broker.transaction_domain
-    return domain is not None and domain == getattr(app.backend, "transaction_domain", None)
+    backend_driver = drivers.load("backends", backend_config.url, choices=app.conf.drivers)
+    domain = broker_driver(broker_config).transaction_domain
+    return domain is not None and domain == backend_driver(backend_config).transaction_domain
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from kernel import errors, states
 from kernel.interfaces.backend import Record, StoreState
+from kernel.message import Publication
 from kernel.worker.assignment import Ending
 from kernel.worker.failpoints import Failpoints
 
@@ -121,12 +122,15 @@ class Outbox:
             self._failpoints.hit("result.stored")
         publications = [item for ending in batch for item in ending.publications]
         if publications:
-            sent = self._insist(lambda: self._app.publisher.send(publications) or True)
-            if sent is None:
+            if self._insist(lambda: self._publish(publications)) is None:
                 return []
         if self._failpoints:
             self._failpoints.hit("successors.published")
         return batch
+
+    def _publish(self, publications: Sequence[Publication]) -> bool:
+        self._app.publisher.send(publications)
+        return True
 
     def _insist(self, step: Callable[[], _T]) -> _T | None:
         """The answer of `step`, however often it takes; None when the lease was lost over it."""

@@ -40,6 +40,8 @@ def judge(
             return Fate(obituary=item.obituary)
         reason = f"its end could not be carried out, {tries} processes died over it: {item.obituary.text}"
         return Fate(verdict=Verdict.DEAD, reason=reason)
+    if death.killed == item.seq and item.revoked:
+        return Fate(obituary=Obituary(states.REVOKED, "TaskRevokedError", "terminated"))
     if death.killed == item.seq:
         text = f"TimeLimitExceeded({item.hard},)"
         return Fate(obituary=Obituary(states.FAILURE, "TimeLimitExceeded", text))

@@ -65,6 +65,7 @@ class Pump:
         post: Callable[[Event], None],
         failpoints: Failpoints,
         connect_retries: int | None = 100,
+        close_broker: bool = True,
     ) -> None:
         self._broker = broker
         self._queues = queues
@@ -73,6 +74,7 @@ class Pump:
         self._post = post
         self._failpoints = failpoints
         self._connect_retries = connect_retries
+        self._close_broker = close_broker
         self._settlements: deque[tuple[Item, Settlement]] = deque()
         self._starts: deque[Item] = deque()
         self._kicked = threading.Event()
@@ -223,6 +225,7 @@ class Pump:
         try:
             if self.consumer is not None:
                 self.consumer.close()
-            self._broker.close()
+            if self._close_broker:
+                self._broker.close()
         except Exception as exc:
             _log.warning("closing the broker failed: %s", exc)

@@ -151,7 +151,8 @@ class Worker:
                 raise
         manifest = manifests.describe(self._app, self._options)
         local = Local(self._app, manifest, failpoints=Failpoints.from_environment(os.environ))
-        return Engine(manifest, self._app.broker_for_worker(), local, self._app.extensions)
+        broker = self._app.broker_for_worker()
+        return Engine(manifest, broker, local, self._app.extensions, owns_broker=False)
 
 
 def broker_of(manifest: Manifest) -> Broker:
@@ -197,7 +198,8 @@ def serve(
     manifest = manifests.describe(app, options)
     log(app.conf)
     local = Local(app, manifest, failpoints=Failpoints.from_environment(os.environ))
-    engine = Engine(manifest, app.broker_for_worker(), local, app.extensions, exit_when_stalled=True)
+    broker = app.broker_for_worker()
+    engine = Engine(manifest, broker, local, app.extensions, exit_when_stalled=True, owns_broker=False)
     before_run(engine, manifest)
     try:
         return engine.run()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernel.cli import exits, main
-from kernel.cli.finding import AppNotFound, app_path, find_app
 from kernel.errors import ImproperlyConfigured
+from kernel.finding import AppNotFound, app_path, find_app
 
 MAKE = "from kernel import Kernel\n"
 

@@ -13,8 +13,8 @@ import pytest
 
 from kernel import errors
 from kernel.cli import exits, main
-from kernel.cli.finding import AppNotFound
 from kernel.cli.frame import COMMANDS, build, plugin_names
+from kernel.finding import AppNotFound
 
 
 def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_help_imports_neither_commands_nor_plugins_nor_the_app() -> None:
 
 
 def test_finding_an_app_needs_no_command_line_library() -> None:
-    code = "import sys, kernel.cli.finding; print('click' in sys.modules)"
+    code = "import sys, kernel.finding; print('click' in sys.modules)"
     assert python("-c", code).stdout.strip() == "False"
 
 
