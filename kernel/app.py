@@ -97,12 +97,14 @@ class Kernel:
         named = [plugin for plugin in plugins if isinstance(plugin, str)]
         if named:
             given["plugins"] = named
+        file = calling_file(self)
         self.conf = Settings(
             {name: value for name, value in given.items() if value is not None},
+            directory=os.path.dirname(os.path.abspath(file)) if file else None,
             discover=self._declare_settings,
             source=f"Kernel({main!r})",
         )
-        self.addresses = Addresses(self.conf, name=main, file=calling_file(self))
+        self.addresses = Addresses(self.conf, name=main, file=file)
         self.extensions = Extensions(self.conf, plugins=[item for item in plugins if not isinstance(item, str)])
         base = task_cls or self.task_cls
         if base is not None:
