@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
@@ -21,6 +22,7 @@ from kernel_broker_sql.topics import SqlSubscription
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
 _MAX_KNOWN: Final = 1000
+_MAX_DOUBTFUL: Final = 1000
 
 
 class SqlBroker:
@@ -39,6 +41,7 @@ class SqlBroker:
         self.database: Database = database_for(config.url, timeout=float(timeout), options=config.options)
         self._lock = threading.Lock()
         self._holders: set[SqlConsumer | SqlSubscription] = set()
+        self._doubtful: deque[str] = deque(maxlen=_MAX_DOUBTFUL)
         self._known: tuple[int, frozenset[str]] = (-1, frozenset())
 
     @property
@@ -72,6 +75,8 @@ class SqlBroker:
             try:
                 self._store(accepted, timeout)
             except CommitUnknown as exc:
+                # Whoever sends these again shall not double them.
+                self._doubtful.extend(filter(None, (rows.id_of(item.message) for item in accepted)))
                 unknown = api.PublishOutcome(api.PublishState.UNKNOWN, str(exc))
                 return [unknown if outcome is api.STORED else outcome for outcome in outcomes]
         return outcomes
@@ -84,7 +89,7 @@ class SqlBroker:
             new = used if generation != self.database.generation else used - known
             if new:
                 queues.declare(tx, new)
-            outbox.insert(tx, accepted, prepared)
+            outbox.insert(tx, accepted, prepared, self._doubtful)
         # Remembered after the commit, so that a batch that failed is not taken to have declared anything.
         if new:
             self._known = (self.database.generation, frozenset(islice(known | used, _MAX_KNOWN)))

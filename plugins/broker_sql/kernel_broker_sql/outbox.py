@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from kernel_lib_sql import Transaction
@@ -51,9 +51,16 @@ def prepare(publications: Sequence[Publication]) -> list[Row]:
     return prepared
 
 
-def insert(tx: Transaction, publications: Sequence[Publication], prepared: list[Row]) -> None:
-    """Store what `prepare` made of `publications`, save for repeats of what waits already; rings their queues."""
-    repeats = [index for index, item in enumerate(publications) if rows.is_repeat(item)]
+def insert(
+    tx: Transaction, publications: Sequence[Publication], prepared: list[Row], doubtful: Collection[str] = ()
+) -> None:
+    """Store what `prepare` made of `publications`, and ring their queues. What says that it is a repeat, or has one of
+    the `doubtful` ids, is left out if it waits already."""
+    repeats = [
+        index
+        for index, item in enumerate(publications)
+        if rows.is_repeat(item) or (doubtful and prepared[index][0] in doubtful)
+    ]
     if repeats:
         prepared = _without_waiting(tx, prepared, repeats)
     if not prepared:

@@ -29,7 +29,8 @@ class Doorbell:
     """The bells of one folder. Usable from any thread."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._path = folder
+        self._folder = self._open()
         self._listing: dict[str, list[str]] = {}
         self._listed_at = -1
         self._bells: set[FifoBell] = set()
@@ -45,16 +46,31 @@ class Doorbell:
         """Whether anyone listens to `topic` (or to one that shares its code)."""
         return bool(self._names().get(_code(topic)))
 
+    @property
+    def folder(self) -> int:
+        """A descriptor of the folder, made again when somebody deleted it."""
+        if self._folder >= 0 and not os.fstat(self._folder).st_nlink:
+            with self._lock:
+                if not os.fstat(self._folder).st_nlink:
+                    os.close(self._folder)
+                    self._folder = self._open()
+        return self._folder
+
+    def _open(self) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._path, 0o700)
+        return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def is_dead(self, address: str) -> bool:
         """True when the bell of that address has no process any more. False for an address that is not here."""
         try:
-            os.close(os.open(address, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder))
+            os.close(os.open(address, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.folder))
         except OSError as exc:
             return exc.errno == errno.ENXIO
         return False
 
     def listen(self, topics: Iterable[str]) -> FifoBell:
-        bell = FifoBell(self, self._folder)
+        bell = FifoBell(self)
         with self._lock:
             self._bells.add(bell)
         bell.add(topics)
@@ -80,11 +96,12 @@ class Doorbell:
             self._folder = -1
 
     def _names(self) -> dict[str, list[str]]:
-        changed = os.fstat(self._folder).st_mtime_ns
+        folder = self.folder
+        changed = os.fstat(folder).st_mtime_ns
         if changed == self._listed_at:
             return self._listing
         listing: dict[str, list[str]] = {}
-        for name in os.listdir(self._folder):
+        for name in os.listdir(folder):
             code, dot, _ = name.partition(".")
             if dot and code.startswith("t-"):
                 listing.setdefault(code, []).append(name)
@@ -94,12 +111,12 @@ class Doorbell:
 
     def _touch(self, name: str) -> None:
         try:
-            fd = os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
+            fd = os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.folder)
         except OSError as exc:
             if exc.errno == errno.ENXIO:
                 # Nobody reads it: its process is dead. A living one opens its FIFO before it gets this name.
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self._folder)
+                    os.unlink(name, dir_fd=self.folder)
             return
         try:
             # EAGAIN: the pipe is full of rings already. EPIPE: it died just now.
@@ -112,9 +129,8 @@ class Doorbell:
 class FifoBell:
     """A `kernel_lib_sql.bell.Bell` on a FIFO."""
 
-    def __init__(self, doorbell: Doorbell, folder: int) -> None:
+    def __init__(self, doorbell: Doorbell) -> None:
         self._doorbell = doorbell
-        self._folder = folder
         self._id = os.urandom(8).hex()
         self._topics: set[str] = set()
         self._watched: dict[str, int] = {}
@@ -128,6 +144,9 @@ class FifoBell:
         return f"bell.{self._id}" if self._fd >= 0 else ""
 
     def wait(self, timeout: float) -> bool:
+        if self._fd >= 0 and not self._is_there():
+            self._make_again()
+            return True
         fd = self._fd
         if fd < 0:
             rang = self._fallback.wait(min(timeout, _POLLING))
@@ -174,7 +193,7 @@ class FifoBell:
         for address in wanted - set(self._watched):
             with contextlib.suppress(OSError):
                 self._watched[address] = os.open(
-                    address, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder
+                    address, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._doorbell.folder
                 )
 
     def fileno(self) -> int:
@@ -204,13 +223,31 @@ class FifoBell:
         self._watched.clear()
         self._fd = -1
 
+    def _is_there(self) -> bool:
+        """Whether our name is still in the folder; cleaners of temporary files know no FIFOs in use."""
+        try:
+            os.stat(f"bell.{self._id}", dir_fd=self._doorbell.folder)
+        except FileNotFoundError:
+            return self._closed
+        except OSError:
+            return True
+        return True
+
+    def _make_again(self) -> None:
+        with self._lock:
+            if not self._closed:
+                os.close(self._fd)
+                self._fd = self._make()
+                for topic in self._topics:
+                    self._link(topic)
+
     def _make(self) -> int:
         # Opened under a name that nobody rings, because a FIFO without a reader is taken for that of a dead process.
         draft, name = f".new.{self._id}", f"bell.{self._id}"
         try:
-            os.mkfifo(draft, 0o600, dir_fd=self._folder)
-            fd = os.open(draft, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
-            os.rename(draft, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.mkfifo(draft, 0o600, dir_fd=self._doorbell.folder)
+            fd = os.open(draft, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._doorbell.folder)
+            os.rename(draft, name, src_dir_fd=self._doorbell.folder, dst_dir_fd=self._doorbell.folder)
         except OSError:
             self._unlink(draft)
             return -1
@@ -224,13 +261,13 @@ class FifoBell:
             os.link(
                 f"bell.{self._id}",
                 f"{_code(topic)}.{self._id}",
-                src_dir_fd=self._folder,
-                dst_dir_fd=self._folder,
+                src_dir_fd=self._doorbell.folder,
+                dst_dir_fd=self._doorbell.folder,
             )
 
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=self._folder)
+            os.unlink(name, dir_fd=self._doorbell.folder)
 
 
 def _code(topic: str) -> str:

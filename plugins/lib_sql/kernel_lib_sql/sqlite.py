@@ -76,12 +76,14 @@ class SqliteDatabase(Database):
         self.path = os.path.realpath(path)
         super().__init__(domain=f"sqlite:{self.path}", timeout=timeout)
         self._options = dict(options or {})
-        self._mutex = threading.Lock()
-        self._readers_lock = threading.Lock()
-        self._reset()
         _close_before_forks(self)
+        self._reset()
 
     def _reset(self) -> None:
+        self._mutex = threading.Lock()
+        self._readers_changed = threading.Condition()
+        self._reading = 0
+        self._forking = False
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._synchronous = ""
@@ -134,10 +136,9 @@ class SqliteDatabase(Database):
                 raise errors.ImproperlyConfigured(f"{self.path} is no regular file; name a file that may be made")
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.folder, 0o700)
-            if self._turn is None:
-                self._turn = Turn(self.folder)
             if self._doorbell is None:
                 self._doorbell = Doorbell(self.folder)
+            self._turn = self._turn or Turn(self.folder)
         except (PermissionError, NotADirectoryError) as exc:
             raise faults.read_only(self.path, str(exc)) from exc
         except OSError as exc:
@@ -175,7 +176,7 @@ class SqliteDatabase(Database):
         self._synchronous = ""
 
     def _disconnect(self) -> None:
-        with self._readers_lock:
+        with self._readers_changed:
             connections = [*self._readers, *([self._writer] if self._writer is not None else [])]
             self._readers = []
         self._writer = None
@@ -300,30 +301,36 @@ class SqliteDatabase(Database):
             self._return_reader(connection)
 
     def _take_reader(self, deadline: float) -> sqlite3.Connection:
-        with self._readers_lock:
-            if self._readers and self._is_same_file():
+        with self._readers_changed:
+            if self._readers and not self._forking and self._is_same_file():
+                self._reading += 1
                 return self._readers.pop()
         with self._held(deadline):
             self._connect()
             self._check_identity()
-        connection = self._new_connection(wait=self.timeout)
+            connection = self._new_connection(wait=self.timeout)
+            with self._readers_changed:
+                self._reading += 1
         with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA query_only=1")
             connection.execute("PRAGMA cache_size=-1000")
         return connection
 
     def _return_reader(self, connection: sqlite3.Connection) -> None:
+        usable = True
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
-            connection.close()
-            return
-        with self._readers_lock:
-            if self._writer is not None and len(self._readers) < _SPARE_READERS:
+            usable = False
+        with self._readers_changed:
+            if usable and self._writer is not None and not self._forking and len(self._readers) < _SPARE_READERS:
                 self._readers.append(connection)
-                return
-        connection.close()
+            else:
+                connection.close()
+            self._reading -= 1
+            if not self._reading:
+                self._readers_changed.notify_all()
 
     def _is_same_file(self) -> bool:
         try:
@@ -338,14 +345,15 @@ class SqliteDatabase(Database):
     @contextlib.contextmanager
     def _held(self, deadline: float) -> Iterator[None]:
         """This process's own queue for the one connection that writes."""
-        if not self._mutex.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        mutex = self._mutex
+        if not mutex.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise errors.OperationalError(
                 f"the database {self.path} is busy with another thread of this process; allow more time"
             )
         try:
             yield
         finally:
-            self._mutex.release()
+            mutex.release()
 
     # --- bells --------------------------------------------------------------------------------------------------
 
@@ -353,7 +361,9 @@ class SqliteDatabase(Database):
         return self._bells().listen(topics)
 
     def ring(self, topics: Iterable[str]) -> None:
-        self._bells().ring(topics)
+        # What was committed stays committed, whatever becomes of the bells: waiters also look by themselves.
+        with contextlib.suppress(OSError):
+            self._bells().ring(topics)
 
     def heard(self, topic: str) -> bool:
         return self._bells().heard(topic)
@@ -374,23 +384,32 @@ class SqliteDatabase(Database):
     def _before_fork(self) -> None:
         # SQLite keeps its locks in memory and in the process: a child that inherits an open connection believes
         # it holds locks that it does not. So there is none while a fork happens; both sides open again.
-        if self._mutex.acquire(timeout=self.timeout):
+        # Transactions of other threads are waited for; one of the thread that forks can only be left behind.
+        self._forking = self._mutex.acquire(timeout=self.timeout)
+        with self._readers_changed:
+            self._readers_changed.wait_for(lambda: not self._reading, self.timeout)
+        if self._forking:
             self._disconnect()
 
-    def _after_fork(self, *, child: bool) -> None:
-        if child:
-            self._mutex = threading.Lock()
-            self._readers_lock = threading.Lock()
-            if self._doorbell is not None:
-                self._doorbell.abandon()
-            self._reset()
-        elif self._mutex.locked():
+    def _after_fork_in_parent(self) -> None:
+        if self._forking:
+            self._forking = False
             self._mutex.release()
+
+    def _after_fork_in_child(self) -> list[object]:
+        """Forget everything; what must not even be closed here is returned, to be kept until the process ends."""
+        left = [self._writer, self._readers, self._turn]
+        if self._doorbell is not None:
+            self._doorbell.abandon()
+        self._reset()
+        self._ready.clear()
+        return left
 
 
 def _close_before_forks(database: SqliteDatabase) -> None:
     """`os.register_at_fork` keeps its functions for ever, so they hold the database weakly."""
     reference = weakref.ref(database)
+    left_behind: list[object] = []
 
     def before() -> None:
         if (found := reference()) is not None:
@@ -398,10 +417,10 @@ def _close_before_forks(database: SqliteDatabase) -> None:
 
     def in_parent() -> None:
         if (found := reference()) is not None:
-            found._after_fork(child=False)
+            found._after_fork_in_parent()
 
     def in_child() -> None:
         if (found := reference()) is not None:
-            found._after_fork(child=True)
+            left_behind.extend(found._after_fork_in_child())
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
