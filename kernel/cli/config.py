@@ -67,7 +67,7 @@ def command(
     elif wanted:
         click.echo("\n\n".join(_explain(conf, name) for name in chosen))
     else:
-        _list(conf, chosen)
+        _list(conf, chosen, remark=not changed)
     return exits.OK
 
 
@@ -94,13 +94,11 @@ def _visible(conf: Settings, *, changed: bool, everything: bool) -> list[str]:
     return [name for name in names if everything or conf.setting(name).served or conf.value_set_for(name)]
 
 
-def _list(conf: Settings, names: list[str]) -> None:
+def _list(conf: Settings, names: list[str], *, remark: bool) -> None:
     rows = [(name, as_text(conf.shown(name)), conf.origin(name)) for name in names]
     output.emit_table(("setting", "value", "from"), rows)
-    hidden = sum(1 for setting in conf.settings() if not setting.served) - sum(
-        1 for name in names if not conf.setting(name).served
-    )
-    if hidden:
+    hidden = sum(1 for setting in conf.settings() if not setting.served and setting.name not in names)
+    if hidden and remark:
         output.talk(f"{hidden} more settings of Celery's are known and not served yet (--all).")
 
 

@@ -9,9 +9,11 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
@@ -67,6 +69,9 @@ class KernelGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if name not in COMMANDS and (path := _app_option(args[1:])):
+            # The command may be a plugin's, and the plugin the app's: the app is needed before its option is parsed.
+            state_of(ctx).path = path
         if name[:1].isalpha() and self.get_command(ctx, name) is None:
             from difflib import get_close_matches
 
@@ -84,6 +89,18 @@ class KernelGroup(click.Group):
         if plugins:
             with formatter.section("Plugins that may add commands"):
                 formatter.write_text(", ".join(plugins))
+
+
+def _app_option(arguments: Sequence[str]) -> str | None:
+    """What `-A` says among arguments that are not parsed yet."""
+    for at, argument in enumerate(arguments):
+        if argument in ("-A", "--app"):
+            return arguments[at + 1] if at + 1 < len(arguments) else None
+        if argument.startswith("--app="):
+            return argument.removeprefix("--app=")
+        if argument.startswith("-A"):
+            return argument.removeprefix("-A")
+    return None
 
 
 def plugin_names() -> list[str]:
@@ -272,6 +289,15 @@ def run(argv: Sequence[str] | None = None, *, app: Kernel | None = None) -> int:
     """Run a command; its exit code. Errors of ours are told in one message, others with their traceback."""
     state = State(preset=app)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    show = warnings.showwarning
+    warnings.showwarning = partial(_show_warning, show)
+    try:
+        return _run(arguments, state)
+    finally:
+        warnings.showwarning = show
+
+
+def _run(arguments: list[str], state: State) -> int:
     try:
         result = build().main(arguments, prog_name="kernel", standalone_mode=False, obj=state)
     except click.exceptions.NoArgsIsHelpError as exc:
@@ -292,6 +318,22 @@ def run(argv: Sequence[str] | None = None, *, app: Kernel | None = None) -> int:
         _tell(exc, with_traceback=state.traceback)
         return exits.code_of(exc)
     return result if isinstance(result, int) else exits.OK
+
+
+def _show_warning(
+    show: Callable[..., None],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings about settings say where the setting is; the line of Python that met it helps nobody here."""
+    if category.__name__ == "SettingsWarning":
+        click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {message}", err=True)
+    else:
+        show(message, category, filename, lineno, file, line)
 
 
 def _tell(error: Exception, *, with_traceback: bool) -> None:

@@ -141,3 +141,26 @@ def test_the_working_directory_comes_first(tmp_path: Path, monkeypatch: pytest.M
     assert main(["config", "worker_lease", "--workdir", str(tmp_path)]) == exits.OK
     assert seen[0].startswith("worker_lease = 77")
     assert main(["config", "--workdir", str(tmp_path / "absent")]) == exits.USAGE
+
+
+def test_commands_of_plugins(tmp_path: Path) -> None:
+    (tmp_path / "plugin_for_a_test.py").write_text(
+        "import click\nfrom kernel import hookimpl\n"
+        "@hookimpl\ndef kernel_cli(group):\n    group.add_command(moon)\n"
+        "@click.command()\n@click.option('--phase')\ndef moon(phase):\n    click.echo(f'moon {phase}')\n"
+    )
+    (tmp_path / "app_for_a_test.py").write_text(
+        "from kernel import Kernel\napp = Kernel('it', plugins=['plugin_for_a_test'])\n"
+    )
+    code = f"import os; os.chdir({str(tmp_path)!r}); from kernel.cli import main; raise SystemExit(main())"
+    finished = python("-c", code, "moon", "-A", "app_for_a_test", "--phase", "full")
+    assert finished.stderr == ""
+    assert (finished.returncode, finished.stdout) == (exits.OK, "moon full\n")
+
+
+def test_warnings_about_settings_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "app_for_a_test.py").write_text("from kernel import Kernel\napp = Kernel('it', worker_direct=True)\n")
+    code = f"import os; os.chdir({str(tmp_path)!r}); from kernel.cli import main; raise SystemExit(main())"
+    finished = python("-c", code, "config", "validate", "-A", "app_for_a_test")
+    assert finished.stderr.startswith("Warning: the setting worker_direct is kept but has no effect")
+    assert finished.stderr.count("\n") == 2
