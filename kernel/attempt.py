@@ -378,7 +378,7 @@ def call_hook(hook: Callable[..., Any] | None, name: str, args: Sequence[Any], *
         answer = hook(*args)
         if type(answer) is CoroutineType and loops is not None:
             loops.run(answer)
-    except Exception:
+    except BaseException:
         _log.exception("%s of a task failed; the task's own end stands", name)
 
 

@@ -51,6 +51,8 @@ class Life:
     loops: Loops
     verdict: Verdict | None = None
     """Set where it does not follow from the outcome: whoever found out knows what becomes of the message."""
+    refusal: Exception | None = None
+    """Why it cannot be run at all."""
 
     @property
     def id(self) -> str:
@@ -378,7 +380,7 @@ def _errbacks(life: Life, outcome: Outcome, *, again: bool) -> list[Publication]
         try:
             signature = _signature(life, item)
             if _takes_request(life.app, signature):
-                signature.clone((life.request, outcome.error, outcome.traceback))()
+                signature(life.request, outcome.error, outcome.traceback)
             else:
                 call = _successor(life, signature, (life.id,), ("errback", number), again=again)
                 publications.append(life.app.publisher.prepare(call))
