@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +27,9 @@ PART: Final = part()
 _COLUMNS: Final = (
     "task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue, stamps"
 )
+_PLAIN: Final = "task_id, status, result, date_done"
+"""All that most records have; to bind the rest of the columns to nothing doubles the time of an insert."""
+_NOTHING: Final = (None,) * 9
 _SET: Final = ", ".join(f"{name} = ?" for name in _COLUMNS.split(", ")[1:])
 _ARRAYS: Final = (
     "?::text[], ?::text[], ?::bytea[], ?::timestamp[], ?::text[], ?::bytea[], ?::text[], ?::bytea[], ?::bytea[], "
@@ -129,7 +132,13 @@ def _insert(tx: Transaction, rows: Sequence[Row], tables: Tables) -> set[str]:
         return set()
     if tx.dialect == "sqlite":
         # The transaction has the file's only write lock, so nobody can have come in between.
-        tx.many(f"INSERT INTO {tables.tasks} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        for columns, batch in (
+            (_PLAIN, [row[:4] for row in rows if row[4:] == _NOTHING]),
+            (_COLUMNS, [row for row in rows if row[4:] != _NOTHING]),
+        ):
+            if batch:
+                marks = ", ".join("?" * len(batch[0]))
+                tx.many(f"INSERT INTO {tables.tasks} ({columns}) VALUES ({marks})", batch)
         return set()
     ordered = sorted(rows, key=lambda row: row[0])
     inserted = tx.query(
@@ -162,26 +171,23 @@ def _store_extras(
 
 def _rows(tx: Transaction, records: Mapping[str, Record]) -> list[Row]:
     now = tx.now()
-    as_date = _sqlite_date if tx.dialect == "sqlite" else _date
-    return [
-        (
-            key,
-            _name(r.state, 50),
-            r.result,
-            # Celery dates every change, and deletes by this date.
-            as_date(now if r.date_done is None else r.date_done),
-            _clean(r.traceback),
-            _encoded(r.children),
-            _name(r.name),
-            r.args,
-            r.kwargs,
-            _name(r.worker),
-            r.retries,
-            _name(r.queue),
-            _encoded(r.stamps),
-        )
-        for key, r in records.items()
-    ]
+    as_date = _sqlite_dates() if tx.dialect == "sqlite" else _date
+    rows: list[Row] = []
+    for key, r in records.items():
+        # Celery dates every change, and deletes by this date.
+        date = as_date(now if r.date_done is None else r.date_done)
+        rest: Row = (r.traceback, r.children, r.name, r.args, r.kwargs, r.worker, r.retries, r.queue, r.stamps)
+        rows.append((key, _name(r.state, 50), r.result, date, *(rest if rest == _NOTHING else _storable(*rest))))
+    return rows
+
+
+def _storable(
+    traceback: str | None, children: str | None, name: str | None, args: bytes | None, kwargs: bytes | None,
+    worker: str | None, retries: int | None, queue: str | None, stamps: str | None,
+) -> Row:  # fmt: skip
+    """The columns that few records have, as they are stored."""
+    texts = _clean(traceback), _encoded(children), _name(name)
+    return *texts, args, kwargs, _name(worker), retries, _name(queue), _encoded(stamps)
 
 
 def load(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> list[Record | None]:
@@ -218,7 +224,7 @@ def cleanup(tx: Transaction, before: float, tables: Tables = STANDARD) -> int:
 
     A few at a time, because writers wait meanwhile: call it until it returns 0.
     """
-    limit = _sqlite_date(before) if tx.dialect == "sqlite" else _date(before)
+    limit = _sqlite_dates()(before) if tx.dialect == "sqlite" else _date(before)
     rows = tx.query(
         f"SELECT task_id FROM {tables.tasks} WHERE date_done < ? ORDER BY date_done LIMIT {_CLEANED}", (limit,)
     )
@@ -280,9 +286,19 @@ def _date(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 
-def _sqlite_date(seconds: float) -> str:
-    """A date as SQLAlchemy writes it for SQLite, always with six digits, so that texts sort as dates do."""
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+def _sqlite_dates() -> Callable[[float], str]:
+    """Dates as SQLAlchemy writes them for SQLite, always with six digits, so that texts sort as dates do."""
+    texts: dict[int, str] = {}
+
+    def text(seconds: float) -> str:
+        whole, rest = divmod(seconds, 1)
+        second = texts.get(int(whole))
+        if second is None:
+            # A batch ends within a second or two: most of the work is done once.
+            second = texts[int(whole)] = _date(whole).isoformat(" ")
+        return f"{second}.{int(rest * 1_000_000):06d}"
+
+    return text
 
 
 def _seconds(date: datetime | str | None) -> float | None:
