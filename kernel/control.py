@@ -36,7 +36,7 @@ class Control:
         broker = self._app.broker
         if not broker.capabilities.broadcast:
             raise errors.ImproperlyConfigured(
-                f"the broker {self._app.broker_shown} cannot broadcast, so its workers take no commands"
+                f"the broker {self._app.addresses.broker_shown} cannot broadcast, so its workers take no commands"
             )
         document = {
             "method": command,

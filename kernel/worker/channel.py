@@ -75,9 +75,7 @@ class Channel:
             view = memoryview(frame)
             while view:
                 view = view[os.write(fd, view) :]
-            self.socket.sendmsg(
-                [_BY_FILE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], flags
-            )
+            self.socket.sendmsg([_BY_FILE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], flags)
         finally:
             os.close(fd)
 

@@ -133,7 +133,7 @@ class Children:
                 continue
             if event[0]["event"] == "failed":
                 raise errors.ImproperlyConfigured(
-                    f"the app cannot be imported: {event[0]['error']}\n{event[0].get('text', '')}".rstrip()
+                    f"the worker cannot use the app: {event[0]['error']}\n{event[0].get('text', '')}".rstrip()
                 )
             manifest = Manifest.from_json(event[0]["manifest"])
             self._lay_out(manifest)
@@ -396,4 +396,3 @@ class Children:
             "slots": self.slots,
             "fork_server": self._server_pid,
         }
-

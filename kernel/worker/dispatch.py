@@ -83,9 +83,7 @@ class Dispatcher:
         return batch
 
     def _may_share(self, item: Item) -> bool:
-        return (
-            self._share and not item.delivery.seen and item.obituary is None and self._pace.is_short(item.name)
-        )
+        return self._share and not item.delivery.seen and item.obituary is None and self._pace.is_short(item.name)
 
     @property
     def watches(self) -> bool:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 from kernel import attempt, errors, failure, states
 from kernel.attempt import Conclusion, Loops, Prepared, call_hook
 from kernel.call import Call
-from kernel.disabled import DisabledBackend
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
@@ -49,6 +48,7 @@ class Life:
     prepared: Prepared | None
     hostname: str
     loops: Loops
+    has_backend: bool
     verdict: Verdict | None = None
     """Set where it does not follow from the outcome: whoever found out knows what becomes of the message."""
     refusal: Exception | None = None
@@ -294,7 +294,7 @@ def _ending(
 
 
 def _stores(life: Life, *, errors_too: bool = False) -> bool:
-    return bool(life.id) and (errors_too or life.keeps_results) and not isinstance(life.app.backend, DisabledBackend)
+    return life.has_backend and (errors_too or life.keeps_results) and life.request.id is not None
 
 
 def encode_error(app: Kernel, error: BaseException) -> tuple[bytes, str, str]:

@@ -373,8 +373,9 @@ class Engine:
             delay=ending.delay,
             charged=ending.charged,
             reason=ending.reason,
-            records=ending.records,
-            publications=ending.publications,
+            # Where an end is no single transaction, both were carried out before the ending came.
+            records=ending.records if self._manifest.atomic_end else (),
+            publications=ending.publications if self._manifest.atomic_end else (),
         )
         self.pump.settle(item, settlement)
 

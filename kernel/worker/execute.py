@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from kernel import attempt, errors, failure, states
 from kernel.attempt import Conclusion, Loops, Prepared
 from kernel.codecs import EMPTY_EMBED
-from kernel.disabled import DisabledBackend
 from kernel.guard import Guard
 from kernel.interfaces.backend import Record, replaces
 from kernel.interfaces.broker import Verdict
@@ -96,6 +95,8 @@ class Executor:
         self.hostname = hostname
         self._sink = sink
         self._loops = Loops()
+        # Asked of the settings: the backend itself need not be opened here where the engine stores the results.
+        self._has_backend = app.backend_url is not None
         self._prepared: dict[str, Prepared] = {}
         self._lock = threading.Lock()
         # Verdicts other than ACK, for `resume`: which of them was meant does not follow from a standing record.
@@ -231,7 +232,7 @@ class Executor:
                 prepared = self._prepare(request.task or "")
             except Exception as exc:
                 refusal = exc
-        life = Life(app, assignment, request, prepared, self.hostname, self._loops)
+        life = Life(app, assignment, request, prepared, self.hostname, self._loops, self._has_backend)
         if refusal is not None:
             life.refusal, life.verdict = refusal, Verdict.DEAD
         return life
@@ -266,7 +267,7 @@ class Executor:
         """Whether it may have been run before, and its record says so."""
         if not (assignment.seen or assignment.message.headers.get("redelivered")):
             return False
-        return assignment.obituary is None and not isinstance(self.app.backend, DisabledBackend)
+        return assignment.obituary is None and self._has_backend
 
     def _ended_before(self, life: Life) -> Ending | None:
         """The ending of a task that has its terminal record already; None when it has to be run."""
@@ -290,7 +291,7 @@ class Executor:
         return task is not None and bool(task.track_started)
 
     def _report_start(self, life: Life) -> None:
-        if not life.keeps_results or isinstance(self.app.backend, DisabledBackend):
+        if not life.keeps_results or not self._has_backend:
             return
         data, content_type, encoding = self.app.codecs.encode_result({"pid": os.getpid(), "hostname": self.hostname})
         record = Record(
@@ -352,7 +353,7 @@ class Executor:
             message = job.assignment.message
             error = errors.TaskError(f"internal error of the worker: {failure.one_line(exc)}")
             data, content_type, encoding = ends.encode_error(self.app, error)
-            if isinstance(self.app.backend, DisabledBackend) or message.headers.get("ignore_result"):
+            if not self._has_backend or message.headers.get("ignore_result"):
                 return ()
         except Exception:
             return ()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kernel import errors
 from kernel.worker import manifest as manifests
 from kernel.worker.options import WorkerOptions
 from kernel.worker.parent import die_with_parent
@@ -69,7 +70,9 @@ class ForkServer:
             self._app = self._load_app()
             document = manifests.describe(self._app, self._options)
         except BaseException as exc:
-            self._tell({"event": "failed", "error": _explain(exc), "text": traceback.format_exc()})
+            # The project's own errors say what is wrong; of anybody else's the place is needed, too.
+            text = "" if isinstance(exc, errors.KernelError) else traceback.format_exc()
+            self._tell({"event": "failed", "error": _explain(exc), "text": text})
             return 3
         self._spawn_method = document.settings.get("worker_start_method") or "fork"
         self._tell({"event": "manifest", "manifest": document.to_json()})
@@ -204,6 +207,8 @@ def _nothing(_signum: int, _frame: object) -> None:
 
 
 def _explain(exc: BaseException) -> str:
+    if isinstance(exc, errors.KernelError):
+        return str(exc)
     if isinstance(exc, SystemExit):
         return f"the app called sys.exit({exc.code!r}) while it was imported"
     return f"{type(exc).__name__}: {exc}"

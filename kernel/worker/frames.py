@@ -63,9 +63,7 @@ def pack_assignment(item: Assignment) -> bytes:
         obituary = json.dumps([end.state, end.error, end.text[:8000], _CODE[end.verdict]]).encode()
     frame = item.message.pack()
     flags = (_SEEN if item.seen else 0) | (_EARLY if item.early_ack else 0)
-    head = _ITEM.pack(
-        item.seq, flags, min(item.starts, 0xFFFF), len(queue), len(token), len(obituary), len(frame)
-    )
+    head = _ITEM.pack(item.seq, flags, min(item.starts, 0xFFFF), len(queue), len(token), len(obituary), len(frame))
     return b"".join((head, queue, token, obituary, frame))
 
 

@@ -19,9 +19,7 @@ class Renewer:
     """Renews at a third of the lease. `held` is told until when (monotonic) the lease certainly holds, `lost`
     is called when it has run out, once for each time."""
 
-    def __init__(
-        self, pump: Pump, lease: float, *, held: Callable[[float], None], lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, pump: Pump, lease: float, *, held: Callable[[float], None], lost: Callable[[], None]) -> None:
         self._pump = pump
         self._lease = lease
         self._held = held

@@ -187,9 +187,7 @@ class Ledger:
             if item.place is Place.SENT:
                 self.sent -= 1
 
-    def account(
-        self, dead: Iterable[Holding], living: Collection[int], *, ended: Collection[int] = ()
-    ) -> Accounts:
+    def account(self, dead: Iterable[Holding], living: Collection[int], *, ended: Collection[int] = ()) -> Accounts:
         """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
         other children hold. The inbox must have been emptied and the epoch raised before."""
         started: Mapping[int, bool] = {holding.seq: holding.started > 0 for holding in dead}

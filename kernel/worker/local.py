@@ -298,4 +298,3 @@ class Local:
     def _tell(self, kind: str, value: Any) -> None:
         self._outcomes.append((kind, value))
         self._waker.wake()
-

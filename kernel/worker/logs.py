@@ -67,4 +67,3 @@ class _ProcessName(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.processName = self._name
         return True
-

@@ -102,7 +102,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
         plugins=[name for name in conf.plugins or () if isinstance(name, str)],
         pool_settings=_plain(conf.driver_values(pool.settings)),
         warnings=_import_warnings(),
-        backend_url=app.backend_url or "",
+        backend_url=app.addresses.backend_url or "",
     )
 
 
@@ -148,7 +148,7 @@ def _facts(task: Any, conf: Any) -> TaskFacts:
 def _one_transaction(app: Kernel, broker_driver: Any, broker_config: BrokerConfig) -> bool:
     """Whether result, successors and settlement can be one transaction. Opens nothing: this runs where
     children are forked."""
-    backend_config = app.backend_config()
+    backend_config = app.addresses.backend_config()
     if backend_config is None or not broker_driver.capabilities.atomic_end:
         return False
     backend_driver = drivers.load("backends", backend_config.url, choices=app.conf.drivers)

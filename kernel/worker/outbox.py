@@ -121,9 +121,8 @@ class Outbox:
         if self._failpoints:
             self._failpoints.hit("result.stored")
         publications = [item for ending in batch for item in ending.publications]
-        if publications:
-            if self._insist(lambda: self._publish(publications)) is None:
-                return []
+        if publications and self._insist(lambda: self._publish(publications)) is None:
+            return []
         if self._failpoints:
             self._failpoints.hit("successors.published")
         return batch

@@ -27,9 +27,7 @@ class Fate:
     reason: str = ""
 
 
-def judge(
-    item: Item, death: Death, facts: TaskFacts | None, *, limit: int | None, cold: bool, tries: int
-) -> Fate:
+def judge(item: Item, death: Death, facts: TaskFacts | None, *, limit: int | None, cold: bool, tries: int) -> Fate:
     """The fate of `item`, whose user code had started in the dead child.
 
     Only the task that a child was killed for ends by its time limit; its neighbours go back uncharged. A death
