@@ -164,7 +164,8 @@ def jsonable(value: Any) -> bool:
 
 
 def _invalid(setting: Setting, value: Any, origin: str, reason: str) -> InvalidSetting:
-    shown = MASK if setting.secret else repr(mask_url(value) if isinstance(value, str) else value)
+    # By its own name nothing is hidden, or the message would not help; what is inside a dictionary is.
+    shown = MASK if setting.secret else repr(censor("", value))
     if len(shown) > 200:
         shown = shown[:200] + "..."
     detail = f" ({reason})" if reason else ""

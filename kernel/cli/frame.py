@@ -184,28 +184,37 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 def shared_options() -> list[click.Option]:
     """The options that every command takes, too; new objects each time."""
     common: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    # The variables of these are read where the value is needed, below what the option says.
     valued: dict[str, Any] = {**common, "allow_from_autoenv": False}
     folder = click.Path(exists=True, file_okay=False)
     return [
         click.Option(["--workdir"], type=folder, callback=_set_workdir, help="Change to this folder first.", **common),
         click.Option(
-            ["-A", "--app"], metavar="APP", callback=_set_app, help="`module` or `module:attribute`.", **common
+            ["-A", "--app"],
+            metavar="APP",
+            callback=_set_app,
+            help="`module` or `module:attribute`.  [env var: KERNEL_APP]",
+            **valued,
         ),
         click.Option(
-            ["-b", "--broker"], metavar="URL", callback=_set_flag, help="Broker.  [env: KERNEL_BROKER_URL]", **valued
+            ["-b", "--broker"],
+            metavar="URL",
+            callback=_set_flag,
+            help="Broker.  [env var: KERNEL_BROKER_URL]",
+            **valued,
         ),
         click.Option(
             ["--result-backend"],
             metavar="URL",
             callback=_set_flag,
-            help="Result backend.  [env: KERNEL_RESULT_BACKEND]",
+            help="Result backend.  [env var: KERNEL_RESULT_BACKEND]",
             **valued,
         ),
         click.Option(
             ["--config"],
             metavar="MODULE",
             callback=_set_config,
-            help="Module of settings.  [env: KERNEL_CONFIG_MODULE]",
+            help="Module of settings.  [env var: KERNEL_CONFIG_MODULE]",
             **valued,
         ),
         click.Option(
@@ -300,9 +309,6 @@ def run(argv: Sequence[str] | None = None, *, app: Kernel | None = None) -> int:
 def _run(arguments: list[str], state: State) -> int:
     try:
         result = build().main(arguments, prog_name="kernel", standalone_mode=False, obj=state)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        return exits.USAGE
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code

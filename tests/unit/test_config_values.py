@@ -107,6 +107,13 @@ def test_a_refused_secret_is_not_shown() -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_a_refused_dictionary_hides_its_passwords() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        coerce(setting("list"), {"password": "hush", "port": 3}, "here")
+    assert "hush" not in str(caught.value)
+    assert "'port': 3" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [

@@ -122,6 +122,20 @@ def test_the_option_stands_before_or_after_the_command(
     assert capsys.readouterr().out.startswith("worker_lease = 44")
 
 
+def test_an_app_that_starts_the_command_line_is_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kernel import Kernel
+
+    monkeypatch.setenv("KERNEL_APP", "app_absent")
+    app = Kernel("it", worker_lease=44)
+    assert app.start(["config", "worker_lease"]) == exits.OK
+    assert capsys.readouterr().out.startswith("worker_lease = 44")
+    write("app_other.py", f"{MAKE}app = Kernel('other', worker_lease=55)\n")
+    assert app.start(["-A", "app_other", "config", "worker_lease"]) == exits.OK
+    assert capsys.readouterr().out.startswith("worker_lease = 55")
+
+
 def test_an_app_that_cannot_be_found_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     write("app_broken.py", "1 / 0\n")
     assert main(["-A", "app_broken", "queues", "list"]) == exits.APP
