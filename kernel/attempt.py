@@ -6,6 +6,8 @@ Nothing is stored or published here. What ends an attempt is a `Conclusion`; `ke
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
 import random
 import threading
@@ -21,6 +23,7 @@ from kernel.guard import Guard
 from kernel.interfaces.outcome import Decision, Fail, Outcome, RetryLater, Succeed
 from kernel.request import Request
 from kernel.result import joining
+from kernel.signature import Signature
 from kernel.task import Task
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ _log: Final = logging.getLogger("kernel.worker")
 _CONTROL: Final = (errors.Ignore, errors.Retry, errors.Reject)
 # They ask the interpreter to end, which a task has no business to do in a worker.
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Body = Callable[..., Any]
 
@@ -149,7 +154,8 @@ class _ThreadLoop:
 
     def __del__(self) -> None:
         # A thread's locals are dropped on the thread itself as it ends, and with them its loop.
-        self._runner.close()
+        with contextlib.suppress(Exception):
+            self._runner.close()
 
 
 def _run_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -379,7 +385,24 @@ def call_hook(hook: Callable[..., Any] | None, name: str, args: Sequence[Any], *
         if type(answer) is CoroutineType and loops is not None:
             loops.run(answer)
     except BaseException:
-        _log.exception("%s of a task failed; the task's own end stands", name)
+        log_hook_failure(name)
+
+
+def log_hook_failure(name: str) -> None:
+    """Something that was called about the end of a task has failed, with the exception that is being handled."""
+    _log.exception("%s of a task failed; the task's own end stands", name)
+
+
+def takes_request(app: Kernel, signature: Signature[Any]) -> bool:
+    """Whether it is a function ``errback(request, exc, traceback)`` of this app: a task that is not bound and whose
+    body takes more than one argument."""
+    task = app.tasks.get(signature.task)
+    if task is None or task.bind or task.arguments.signature is None:
+        return False
+    parameters = task.arguments.signature.parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    return sum(parameter.kind in _POSITIONAL for parameter in parameters) > 1
 
 
 def _is_ours(module: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import reprlib
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import states
@@ -18,8 +20,9 @@ DEFAULT_REPR_LIMIT: Final = 1024
 
 _QUICK: Final = frozenset({int, float, bool, type(None)})
 _QUICK_INT: Final = 1 << 63
+_LOG_INT: Final = 1 << 3000
 
-_SUCCEEDED: Final = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
+_SUCCEEDED: Final = "Task %(name)s[%(id)s] succeeded in %(runtime).6fs: %(return_value)s"
 _UNEXPECTED: Final = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"
 _EXPECTED: Final = "Task %(name)s[%(id)s] raised expected: %(exc)s"
 _RETRIED: Final = "Task %(name)s[%(id)s] retry: %(exc)s"
@@ -101,15 +104,39 @@ def _value_text(value: object, limit: int) -> str:
     kind = type(value)
     if kind in _QUICK and (kind is not int or -_QUICK_INT < value < _QUICK_INT):  # type: ignore[operator]
         return repr(value)
-    if kind is str and len(value) <= limit:  # type: ignore[arg-type]
-        text = repr(value)
+    if isinstance(value, str):
+        text = repr(value[: limit + 1])
+    elif isinstance(value, int) and not -_LOG_INT < value < _LOG_INT:
+        text = f"<int of {value.bit_length()} bits>"  # Python refuses to print the largest ones
     else:
-        text = _bounded_repr(limit).repr(value)
+        try:
+            text = _bounded_repr(limit).repr(value)
+        except Exception:
+            text = f"<{kind.__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+class _Repr(reprlib.Repr):
+    """Sorts nothing: the keys of a large dictionary would all have to be looked at."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        items = [f"{self.repr1(k, level - 1)}: {self.repr1(x[k], level - 1)}" for k in islice(x, self.maxdict)]
+        return _joined(items, len(x))
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        items = [self.repr1(item, level - 1) for item in islice(x, self.maxset)]
+        return _joined(items, len(x)) if x else "set()"
+
+    def repr_frozenset(self, x: frozenset[Any], level: int) -> str:
+        return f"frozenset({self.repr_set(set(islice(x, self.maxset)), level) if x else ''})"
+
+
+def _joined(items: Sequence[str], count: int) -> str:
+    return f"{{{', '.join(items)}{', ...' if count > len(items) else ''}}}"
+
+
 def _bounded_repr(limit: int) -> reprlib.Repr:
-    shortener = reprlib.Repr()
+    shortener = _Repr()
     shortener.maxlevel = 4
     shortener.maxlist = shortener.maxtuple = shortener.maxdict = shortener.maxset = shortener.maxfrozenset = 100
     shortener.maxstring = shortener.maxother = shortener.maxlong = limit

@@ -8,7 +8,6 @@ task whose terminal record stands already: what may be missing is published agai
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import time
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import attempt, errors, failure, states
-from kernel.attempt import Conclusion, Loops, Prepared, call_hook
+from kernel.attempt import Conclusion, Loops, Prepared, call_hook, takes_request
 from kernel.call import Call
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("kernel.worker")
 
 _REASON_CHARS: Final = 2000
-_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(slots=True)
@@ -379,7 +377,7 @@ def _errbacks(life: Life, outcome: Outcome, *, again: bool) -> list[Publication]
     for number, item in enumerate(life.request.errbacks or ()):
         try:
             signature = _signature(life, item)
-            if _takes_request(life.app, signature):
+            if takes_request(life.app, signature):
                 signature(life.request, outcome.error, outcome.traceback)
             else:
                 call = _successor(life, signature, (life.id,), ("errback", number), again=again)
@@ -409,15 +407,3 @@ def _signature(life: Life, item: Any) -> Signature[Any]:
     if not isinstance(signature, Signature):
         raise errors.InvalidTaskError(f"a link is {item!r:.80}; a signature is needed")
     return signature
-
-
-def _takes_request(app: Kernel, signature: Signature[Any]) -> bool:
-    """Whether it is a function ``errback(request, exc, traceback)`` of this app: a task that is not bound and whose
-    body takes more than one argument."""
-    task = app.tasks.get(signature.task)
-    if task is None or task.bind or task.arguments.signature is None:
-        return False
-    parameters = task.arguments.signature.parameters.values()
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return True
-    return sum(parameter.kind in _POSITIONAL for parameter in parameters) > 1
