@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from kernel import errors
@@ -113,6 +114,13 @@ class Tables:
     def group_sequence(self) -> str:
         return self._in(self.group_schema, "taskset_id_sequence")
 
+    @cached_property
+    def part_name(self) -> str:
+        """What `Database.ensure` knows these tables by; hashed, as the names may be longer than its column."""
+        if self == STANDARD:
+            return "records"
+        return "records-" + hashlib.sha256(f"{self.tasks} {self.groups}".encode()).hexdigest()[:16]
+
     @staticmethod
     def _in(schema: str, name: str) -> str:
         return f"{schema}.{name}" if schema else name
@@ -123,18 +131,14 @@ STANDARD: Final = Tables()
 
 def part(tables: Tables = STANDARD) -> Part:
     """These tables as a part of the database, for `Database.ensure`."""
-    layout = f"{tables.tasks} {tables.groups}"
-    # The names may be longer than the column that remembers versions.
-    name = "records" if tables == STANDARD else "records-" + hashlib.sha256(layout.encode()).hexdigest()[:16]
-    return Part(name, [{dialect: _statements(tables, dialect) for dialect in ("sqlite", "postgresql")}])
+    return Part(tables.part_name, [{dialect: _statements(tables, dialect) for dialect in ("sqlite", "postgresql")}])
 
 
 def prepare(database: Database, tables: Tables = STANDARD) -> None:
     """Make the tables, and add the columns that an older Celery's table lacks. Called again it does nothing."""
-    wanted = part(tables)
-    if wanted.name in database._ready:
+    if tables.part_name in database._ready:
         return
-    database.ensure(wanted)
+    database.ensure(part(tables))
     with database.read() as tx:
         missing = _missing(tx, tables)
     if missing:

@@ -19,7 +19,7 @@ from kernel.interfaces.backend import WON, Record, StoreOutcome, StoreState, rep
 from kernel_lib_sql.record_tables import STANDARD, Tables, part, prepare
 from kernel_lib_sql.transaction import Transaction
 
-__all__ = ["PART", "cleanup", "forget", "key_of", "load", "load_versions", "prepare", "store", "topic_of"]
+__all__ = ["PART", "cleanup", "dated", "forget", "key_of", "load", "load_versions", "prepare", "store", "topic_of"]
 
 PART: Final = part()
 """The tables under their standard names; `prepare` also mends those that an older Celery made."""
@@ -224,7 +224,7 @@ def cleanup(tx: Transaction, before: float, tables: Tables = STANDARD) -> int:
 
     A few at a time, because writers wait meanwhile: call it until it returns 0.
     """
-    limit = _sqlite_dates()(before) if tx.dialect == "sqlite" else _date(before)
+    limit = dated(tx, before)
     rows = tx.query(
         f"SELECT task_id FROM {tables.tasks} WHERE date_done < ? ORDER BY date_done LIMIT {_CLEANED}", (limit,)
     )
@@ -265,6 +265,11 @@ def _record(id: str, row: Row) -> Record:
         queue=queue,
         stamps=None if stamps is None else bytes(stamps).decode("utf-8", "replace"),
     )
+
+
+def dated(tx: Transaction, seconds: float) -> datetime | str:
+    """Unix seconds as the dialect's date columns take them: UTC, without a zone."""
+    return _sqlite_dates()(seconds) if tx.dialect == "sqlite" else _date(seconds)
 
 
 def _clean(text: str | None) -> str | None:

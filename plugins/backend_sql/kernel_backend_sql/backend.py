@@ -1,0 +1,150 @@
+"""The result backend on a database, in the tables that Celery's database backend uses."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Final
+
+from kernel_lib_sql import Database, database_for, records
+from kernel_lib_sql.record_tables import STANDARD, Tables
+
+from kernel.interfaces.backend import (
+    INTERFACE,
+    BackendCapabilities,
+    BackendConfig,
+    ChordState,
+    Record,
+    StoreOutcome,
+)
+from kernel.interfaces.setting import Setting
+from kernel_backend_sql import chords, groups
+from kernel_backend_sql.watch import SqlWatch
+
+_BATCH: Final = 500
+"""Ids in one statement: more do not make it faster, and hold up others for longer."""
+
+
+class SqlBackend:
+    """Results in SQLite or PostgreSQL.
+
+    The options are those of `kernel_lib_sql.database_for`. What has expired stays readable until `cleanup` deletes
+    it, as with Celery. With tables of other names than the standard ones (`database_table_names`,
+    `database_table_schemas`) `transaction_domain` is None, since a broker would not know where to store.
+    """
+
+    interface = INTERFACE
+    capabilities = BackendCapabilities(every_state=False)
+    settings: tuple[Setting, ...] = (
+        Setting("database_table_names", "dict", None, "`{'task': name, 'group': name}`.", True),
+        Setting("database_table_schemas", "dict", None, "`{'task': schema, 'group': schema}`.", True),
+        Setting("database_create_tables_at_setup", "bool", True, "Create tables at start, not at first use."),
+    )
+
+    def __init__(self, config: BackendConfig) -> None:
+        self._expires = config.expires
+        self._database: Database = database_for(config.url, timeout=config.timeout, options=config.options)
+        names, schemas = (config.settings.get(f"database_table_{kind}") for kind in ("names", "schemas"))
+        self._tables = Tables.named(names, schemas, dialect=self._database.dialect)
+        self._at_setup = config.settings.get("database_create_tables_at_setup", True)
+        self._watches: weakref.WeakSet[SqlWatch] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    @property
+    def transaction_domain(self) -> str | None:
+        return self._database.domain if self._tables == STANDARD else None
+
+    def open(self) -> None:
+        self._database.open()
+        if self._at_setup:
+            self._prepare()
+
+    def close(self) -> None:
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.close()
+        self._database.close()
+
+    def store(self, batch: Sequence[Record]) -> Sequence[StoreOutcome]:
+        if not batch:
+            return []
+        self._prepare()
+        with self._database.write() as tx:
+            return records.store(tx, batch, self._tables)
+
+    def load(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        if not ids:
+            return []
+        self._prepare()
+        found: list[Record | None] = []
+        for start in range(0, len(ids), _BATCH):
+            with self._database.read() as tx:
+                found += records.load(tx, ids[start : start + _BATCH], self._tables)
+        return found
+
+    def watch(self, ids: Sequence[str] = ()) -> SqlWatch:
+        self._prepare()
+        watch = SqlWatch(self._database, self._tables)
+        with self._lock:
+            self._watches.add(watch)
+        watch.add(ids)
+        return watch
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self._prepare()
+        for start in range(0, len(ids), _BATCH):
+            with self._database.write() as tx:
+                records.forget(tx, ids[start : start + _BATCH], self._tables)
+
+    def save_group(self, group_id: str, document: str) -> None:
+        self._prepare()
+        with self._database.write() as tx:
+            groups.save(tx, group_id, document, self._tables)
+
+    def load_group(self, group_id: str) -> str | None:
+        self._prepare()
+        with self._database.read() as tx:
+            return groups.load(tx, group_id, self._tables)
+
+    def forget_group(self, group_id: str) -> None:
+        self._prepare()
+        with self._database.write() as tx:
+            groups.forget(tx, group_id, self._tables)
+
+    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+        if not 0 <= index < size:
+            raise ValueError(f"member {index} of chord {chord_id!r} is outside its size of {size}")
+        self._prepare()
+        with self._database.write() as tx:
+            return chords.add_part(tx, chord_id, size, index, record, self._tables)
+
+    def forget_chord(self, chord_id: str) -> None:
+        self._prepare()
+        with self._database.write() as tx:
+            chords.forget(tx, [chord_id], self._tables)
+
+    def cleanup(self) -> int:
+        """Delete what was last changed longer ago than `expires`; how many records that were. Groups and chords of
+        that age go with them. In small transactions, between which others write."""
+        if self._expires is None:
+            return 0
+        self._prepare()
+        before = time.time() - self._expires
+        total = 0
+        while True:
+            with self._database.write() as tx:
+                count = records.cleanup(tx, before, self._tables)
+            total += count
+            if not count:
+                break
+        with self._database.write() as tx:
+            groups.cleanup(tx, before, self._tables)
+            chords.cleanup(tx, before, self._tables)
+        return total
+
+    def _prepare(self) -> None:
+        """After a fork, a close or a swapped file the tables are looked at again; otherwise this costs nothing."""
+        records.prepare(self._database, self._tables)

@@ -1,0 +1,120 @@
+"""Waiting for records: a bell tells that something changed, and a look tells what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from kernel_lib_sql import Bell, Database, Transaction, records
+from kernel_lib_sql.record_tables import Tables
+
+from kernel import states
+from kernel.interfaces.backend import Record
+
+_BATCH: Final = 500
+_LEAVING: Final = 2.0
+"""Seconds that `close` gives a waiting thread to be gone."""
+
+
+class SqlWatch:
+    """Made by `SqlBackend.watch`. It looks when it was rung for, and never by the clock."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        self._bell: Bell = database.listen()
+        self._lock = threading.Lock()
+        # What was last returned of each id; None for nothing yet.
+        self._versions: dict[str, Any] = {}
+        # Ids that were added and not looked at yet.
+        self._fresh: set[str] = set()
+        # Ids that will not change any more: a success stands for ever.
+        self._final: set[str] = set()
+        self._rang = self._woken = self._closed = False
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def add(self, ids: Sequence[str]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            new = [each for each in dict.fromkeys(ids) if each not in self._versions]
+            if not new:
+                return
+            # Listen before the first look. Topics stay: they are few, and rings for nobody cost little.
+            self._bell.add({records.topic_of(each) for each in new})
+            self._versions.update(dict.fromkeys(new))
+            self._fresh.update(new)
+            self._bell.wake()
+
+    def discard(self, ids: Sequence[str]) -> None:
+        with self._lock:
+            for each in ids:
+                self._versions.pop(each, None)
+                self._fresh.discard(each)
+                self._final.discard(each)
+
+    def wait(self, timeout: float) -> Sequence[Record]:
+        deadline = time.monotonic() + timeout
+        self._idle.clear()
+        try:
+            while not self._closed:
+                found = self._look()
+                left = deadline - time.monotonic()
+                if found or self._take_wake() or left <= 0:
+                    return found
+                self._rang = self._bell.wait(left)
+            return []
+        finally:
+            self._idle.set()
+
+    def wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            if not self._closed:
+                self._bell.wake()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._bell.wake()
+        # The descriptor of a bell must not be closed under the thread that waits at it.
+        self._idle.wait(_LEAVING)
+        self._bell.close()
+
+    def _take_wake(self) -> bool:
+        with self._lock:
+            woken, self._woken = self._woken, False
+        return woken
+
+    def _look(self) -> list[Record]:
+        """What is new or changed: of all ids after a ring, of those just added otherwise."""
+        with self._lock:
+            ids = [*(self._versions.keys() - self._final)] if self._rang else [*self._fresh]
+        found: list[Record] = []
+        for start in range(0, len(ids), _BATCH):
+            with self._database.read() as tx:
+                found += self._changed(tx, ids[start : start + _BATCH])
+        # Not before, so that a look that fails is made up for by the next one.
+        self._rang = False
+        with self._lock:
+            self._fresh.difference_update(ids)
+        return found
+
+    def _changed(self, tx: Transaction, ids: Sequence[str]) -> list[Record]:
+        now = records.load_versions(tx, ids, self._tables)
+        with self._lock:
+            changed = [each for each, version in now.items() if self._versions.get(each, version) != version]
+        # One consistent state: a record is as new as the version that is remembered for it.
+        loaded = records.load(tx, changed, self._tables) if changed else []
+        with self._lock:
+            for each in changed:
+                if each in self._versions:
+                    self._versions[each] = now[each]
+                    if now[each][0] == states.SUCCESS:
+                        self._final.add(each)
+        return [record for record in loaded if record is not None]
