@@ -255,7 +255,9 @@ class Subscription(Protocol):
         """Up to `limit` messages, waiting up to `timeout` seconds for the first."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """From any thread: a waiting `read` returns at once, with nothing."""
+        ...
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from kernel import errors
 from kernel.control import TOPIC
-from kernel.interfaces.broker import Broker
+from kernel.interfaces.broker import Broker, Subscription
 from kernel.message import Message
 
 _log = logging.getLogger("kernel.worker")
@@ -62,6 +62,7 @@ class CommandReader:
         self._hostname = hostname
         self._post = post
         self._stop = threading.Event()
+        self._subscription: Subscription | None = None
         self._thread = threading.Thread(target=self._run, name="kernel-commands", daemon=True)
 
     def start(self) -> None:
@@ -69,8 +70,11 @@ class CommandReader:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to end; it does when its read returns."""
+        """End it: a waiting read returns when its subscription is closed."""
         self._stop.set()
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.close()
 
     def join(self, timeout: float) -> None:
         if self._thread.ident is not None:
@@ -79,7 +83,7 @@ class CommandReader:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                subscription = self._broker.subscribe(TOPIC)
+                subscription = self._subscription = self._broker.subscribe(TOPIC)
                 try:
                     while not self._stop.is_set():
                         for message in subscription.read(100, _READ_SECONDS):

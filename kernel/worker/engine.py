@@ -106,6 +106,7 @@ class Engine:
         self._revoked = Revoked()
         self._shutdown = Shutdown(float(settings.get("worker_soft_shutdown_timeout") or 0.0))
         self._heartbeat_at = 0.0
+        self._able = False
         self._announced = False
         self._ready_calls: list[Callable[[], None]] = []
         self._drained_children = False
@@ -198,7 +199,10 @@ class Engine:
             self._obey(self._commands.popleft())
         if self._shutdown.stage is not Stage.RUN:
             self._advance_shutdown()
-        if self._executors.ready:
+        able, self._able = self._able, self._executors.ready
+        if self._able:
+            if not able:
+                self.pump.kick()  # it asked for room while nobody could run anything
             self._dispatcher.send()
             self._announce()
         if self._dispatcher.watches:
@@ -497,8 +501,8 @@ class Engine:
         self._keeper.stop()
         self._executors.terminate()
         self._command_reader.stop()
+        self._command_reader.join(timeout=5.0)
         settled = self.pump.stop(timeout=15.0)
-        self._command_reader.join(timeout=10.0)
         self._renewer.stop()
         if not settled:
             _log.error("the broker did not take the last settlements in time; the lease gives the messages back")

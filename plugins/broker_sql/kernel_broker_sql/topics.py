@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -44,12 +45,17 @@ class SqlSubscription:
         self._name = name
         self._closed = closed
         self._is_closed = False
+        self._reading = threading.Lock()
         # Listening before looking: a broadcast in between is either rung or below the mark.
         self._bell: Bell = database.listen([topic_of(name)])
         with database.read() as tx:
             self._mark: int = tx.query("SELECT max(id) FROM kernel_broadcast")[0][0] or 0
 
     def read(self, limit: int, timeout: float) -> Sequence[Message]:
+        with self._reading:
+            return self._read(limit, timeout)
+
+    def _read(self, limit: int, timeout: float) -> Sequence[Message]:
         end = time.monotonic() + timeout
         while not self._is_closed:
             with self._database.read() as tx:
@@ -67,5 +73,6 @@ class SqlSubscription:
         if not self._is_closed:
             self._is_closed = True
             self._bell.wake()
-            self._bell.close()
+            with self._reading:  # whoever waits on the bell must be gone before it is closed
+                self._bell.close()
             self._closed(self)
