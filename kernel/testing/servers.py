@@ -81,7 +81,7 @@ def _binaries(what: str, program: str, folders: Sequence[str]) -> str:
         for candidate in sorted(Path(folder).glob("*/bin"), reverse=True):
             if (candidate / program).exists():
                 return str(candidate)
-    _missing(f"{what} is not installed: no {program} in PATH or in {', '.join(folders)}")
+    return _missing(f"{what} is not installed: no {program} in PATH or in {', '.join(folders)}")
 
 
 def _missing(text: str) -> NoReturn:

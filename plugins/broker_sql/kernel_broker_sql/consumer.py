@@ -41,6 +41,7 @@ class SqlConsumer:
         self._is_closed = False
         self._looked_at = -math.inf
         self._full = False
+        self._results_at = -1
         self._lost = threading.Event()
         self._bell: Bell = database.listen(map(outbox.topic, self._queues))
         with database.write(durable=False) as tx:
@@ -106,8 +107,9 @@ class SqlConsumer:
         if not settlements:
             return []
         self._database.ensure(BROKER)
-        if any(item.records for item in settlements):
+        if self._results_at != self._database.generation and any(item.records for item in settlements):
             ends.prepare_results(self._database)
+            self._results_at = self._database.generation
         with self._database.write() as tx:
             return ends.settle(tx, settlements)
 

@@ -17,9 +17,9 @@ _CURRENT: Final = "SELECT id, token FROM kernel_message WHERE "
 def prepare_results(database: Database) -> None:
     """Make the tables of results, which this process may never have had a backend for."""
     # Imported for those who store results in this database, and for no other worker.
-    from kernel_lib_sql import records as results
+    from kernel_lib_sql import record_tables
 
-    database.ensure(results.RESULTS)
+    record_tables.prepare(database)
 
 
 def start(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Settled]:

@@ -139,7 +139,7 @@ class SqliteDatabase(Database):
             if self._doorbell is None:
                 self._doorbell = Doorbell(self.folder)
             self._turn = self._turn or Turn(self.folder)
-        except (PermissionError, NotADirectoryError) as exc:
+        except (PermissionError, NotADirectoryError, FileExistsError) as exc:
             raise faults.read_only(self.path, str(exc)) from exc
         except OSError as exc:
             if exc.errno == 30:  # EROFS has no class of its own
@@ -398,7 +398,7 @@ class SqliteDatabase(Database):
 
     def _after_fork_in_child(self) -> list[object]:
         """Forget everything; what must not even be closed here is returned, to be kept until the process ends."""
-        left = [self._writer, self._readers, self._turn]
+        left: list[object] = [self._writer, self._readers, self._turn]
         if self._doorbell is not None:
             self._doorbell.abandon()
         self._reset()
