@@ -7,6 +7,7 @@ and is retried; one fails for good. Every wait below is bounded, and a worker th
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -170,7 +171,8 @@ def forget_last_run() -> None:
     """An aborted run may have left tasks behind; this demo counts its own alone. A file of yours is left alone."""
     if not os.environ.get("KERNEL_DATA"):
         for old in DATA.parent.glob(f"{DATA.name}*"):
-            old.unlink()
+            # Beside the database there is a folder, by which processes wake each other.
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def demo() -> None:

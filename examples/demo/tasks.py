@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from kernel import Kernel, Task
 
-app = Kernel("tasks")
+app = Kernel("tasks", result_extended=True)  # so that a result also knows how often its task was retried
 
 
 class Measure(TypedDict):
