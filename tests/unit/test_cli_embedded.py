@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_without_a_result_backend_the_command_says_so(run: Run) -> None:
     [
         ("nonsense://x", exits.USAGE, "no broker driver 'nonsense'"),
         ("redis://x", exits.USAGE, "pip install"),
-        ("sqlite:////dev/null/x.db", exits.UNREACHABLE, "/dev/null"),
+        ("sqlite:////dev/null/x.db", exits.USAGE, "/dev/null"),
     ],
 )
 def test_a_broker_that_cannot_be_had(run: Run, url: str, code: int, words: str) -> None:
@@ -97,3 +98,14 @@ def test_a_broker_that_cannot_be_had(run: Run, url: str, code: int, words: str) 
     assert words in err
     assert "Traceback" not in err
     assert found == code
+
+
+def test_a_server_that_is_away(run: Run) -> None:
+    pytest.importorskip("psycopg")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
+        port = taken.getsockname()[1]
+        code, out, err = run("-b", f"postgresql://me:hush@127.0.0.1:{port}/x", "queues", "list")
+    assert (code, out) == (exits.UNREACHABLE, "")
+    assert str(port) in err
+    assert "hush" not in err
