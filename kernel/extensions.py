@@ -82,6 +82,7 @@ class Extensions:
         self._loading = False
         self._selection = Selection((), (), ())
         self._loaded: dict[str, tuple[Source, tuple[str, ...]]] = {}
+        self._failed: dict[str, errors.PluginError] = {}
         self._history: list[tuple[str, Mapping[str, Any]]] = []
         self._manager = _new_manager()
         self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = dict.fromkeys(SPECS, ())
@@ -140,24 +141,32 @@ class Extensions:
             self._rebind()
 
     def plugins(self) -> Sequence[PluginInfo]:
-        """Every plugin, loaded or not, without importing any that is not loaded."""
-        selection = self._selection if self._ready else select(self._wanted())
-        rows = [_info(source, "enabled") for source in selection.sources if source.name not in self._loaded]
-        rows += [_info(source, "enabled", hooked=hooked) for source, hooked in self._loaded.values()]
+        """Every plugin, without importing any that is not loaded; ``fault`` is known once `faults` was asked."""
+        selection = self._selection if self._ready or self._failed else select(self._wanted())
+        rows = [_info(source, "enabled", hooked=hooked) for source, hooked in self._loaded.values()]
+        for source in selection.sources:
+            failed = self._failed.get(source.name)
+            if failed is not None:
+                rows.append(_info(source, "fault", str(failed)))
+            elif source.name not in self._loaded:
+                rows.append(_info(source, "enabled"))
         rows += [
             _info(source, "disabled", f"disable_plugins has {pattern!r}") for source, pattern in selection.disabled
         ]
         return sorted(rows, key=lambda row: (row.origin != "built in", row.name))
 
     def faults(self) -> Sequence[errors.PluginError]:
-        """What stands against loading the plugins; importing each of them where that has not been done."""
+        """What stands against loading the plugins; imports those that are not loaded, and raises nothing."""
         if self._ready:
             return []
-        selection = select(self._wanted())
         with self._lock:
-            faults = [*selection.faults, *self._take_all(selection.sources)]
-            self._selection = selection
-            return faults
+            # Reading the settings may ask for declarations of plugins, and that must not raise either.
+            self._loading = True
+            try:
+                self._selection = select(self._wanted())
+                return [*self._selection.faults, *self._take_all(self._selection.sources)]
+            finally:
+                self._loading = False
 
     def get(self, name: str) -> object | None:
         """The plugin object registered under a name."""
@@ -300,13 +309,13 @@ class Extensions:
         """Register all in a new manager; what went wrong. A failed attempt must not leave half of it behind."""
         self._manager = _new_manager()
         self._loaded.clear()
-        faults: list[errors.PluginError] = []
+        self._failed.clear()
         for source in sources:
             try:
                 self._take(source, source.make())
             except errors.PluginError as exc:
-                faults.append(exc)
-        return faults
+                self._failed[source.name] = exc
+        return list(self._failed.values())
 
     def _take(self, source: Source, plugin: object) -> tuple[str, ...]:
         hooked = hookcheck.check(plugin, source.title)
@@ -418,7 +427,7 @@ def _essential_names() -> frozenset[str]:
 
 
 def _info(
-    source: Source, state: Literal["enabled", "disabled"], detail: str = "", *, hooked: tuple[str, ...] = ()
+    source: Source, state: Literal["enabled", "disabled", "fault"], detail: str = "", *, hooked: tuple[str, ...] = ()
 ) -> PluginInfo:
     from kernel import entrypoints
 
