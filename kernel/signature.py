@@ -16,8 +16,8 @@ from kernel.request import current_request
 if TYPE_CHECKING:
     from typing import Self
 
+    from kernel import result as result_module
     from kernel.app import Kernel
-    from kernel.result import AsyncResult, EagerResult
     from kernel.task import Task
 
 R_co = TypeVar("R_co", covariant=True)
@@ -129,7 +129,7 @@ class Signature(dict[str, Any], Generic[R_co]):
         """The registered task. Raises `NotRegistered`."""
         return self.app.tasks[self.task]
 
-    def AsyncResult(self, task_id: str) -> AsyncResult[R_co]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str) -> result_module.AsyncResult[R_co]:  # noqa: N802 - Celery's name
         return self.app.AsyncResult(task_id, task_name=self.task)
 
     # --- making others of it --------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     def set_immutable(self, immutable: bool) -> None:
         self["immutable"] = immutable
 
-    def freeze(self, task_id: str | None = None, **lineage: Any) -> AsyncResult[R_co]:
+    def freeze(self, task_id: str | None = None, **lineage: Any) -> result_module.AsyncResult[R_co]:
         """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset."""
         from kernel.naming import new_id
 
@@ -229,12 +229,12 @@ class Signature(dict[str, Any], Generic[R_co]):
         result: R_co = self.type(*new_args, **new_kwargs)
         return result
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R_co]:
+    def delay(self, *args: Any, **kwargs: Any) -> result_module.AsyncResult[R_co]:
         return self.apply_async(args, kwargs)
 
     def apply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R_co]:
+    ) -> result_module.AsyncResult[R_co]:
         """Publish the call; options of `Task.apply_async`."""
         new_args, new_kwargs, new_options = self.merged(args or (), kwargs, options)
         app = self.app
@@ -245,7 +245,7 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[R_co]:
+    ) -> result_module.EagerResult[R_co]:
         """Run the call here, as a worker would."""
         new_args, new_kwargs, new_options = self.merged(args or (), kwargs, options)
         return self.type.apply(new_args, new_kwargs, **new_options)

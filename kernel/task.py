@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Unpack
 
+    from kernel import result as result_module
     from kernel.app import Kernel
     from kernel.interfaces.backend import Backend
     from kernel.options import CallOptions, Expiry
-    from kernel.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -205,7 +205,7 @@ class Task(Generic[P, R_co]):
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[R_co]:
+    ) -> result_module.EagerResult[R_co]:
         """Run it here as a worker would, with hooks and retries. `throw` (default `task_eager_propagates`)
         raises its error; else the result holds it."""
         from kernel import eager
@@ -223,7 +223,7 @@ class Task(Generic[P, R_co]):
 
     # --- sending it to a worker -----------------------------------------------------------------------------
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> result_module.AsyncResult[R_co]:
         """Publish a call; it is stored on the broker when this returns.
 
         Raises TypeError for arguments that do not fit and `EncodeError` for ones that cannot be serialized, both
@@ -236,11 +236,11 @@ class Task(Generic[P, R_co]):
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[R_co]:
+    ) -> result_module.AsyncResult[R_co]:
         """`delay` with options: when, where, how, and what comes after."""
         return self.app.calls.call(self, args, kwargs, options)
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]:
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> result_module.AsyncResult[R_co]:
         """`delay` for coroutines: the event loop goes on while the message is stored."""
         return await self.aapply_async(args, kwargs)
 
@@ -249,13 +249,13 @@ class Task(Generic[P, R_co]):
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[R_co]:
+    ) -> result_module.AsyncResult[R_co]:
         """`apply_async` for coroutines."""
         return await self.app.calls.acall(self, args, kwargs, options)
 
     def map_delay(
         self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Unpack[CallOptions]
-    ) -> list[AsyncResult[R_co]]:
+    ) -> list[result_module.AsyncResult[R_co]]:
         """Publish many calls in few round trips: one for each item of `calls`, in order.
 
         An item is a tuple or list of arguments, a dictionary of keyword arguments, or ``(args, kwargs)``, a
@@ -281,7 +281,7 @@ class Task(Generic[P, R_co]):
             (self._arguments or self.arguments).check(args, kwargs)
         return args, kwargs
 
-    def AsyncResult(self, task_id: str) -> AsyncResult[R_co]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str) -> result_module.AsyncResult[R_co]:  # noqa: N802 - Celery's name
         """The result of an earlier call of this task."""
         return self.app.AsyncResult(task_id, task_name=self.name)
 

@@ -28,7 +28,8 @@ def app() -> Iterator[Kernel]:
 
 
 def running(task: Task[..., Any], **fields: Any) -> Request:
-    return Request(**{"id": "i", "task": task.name, "app": task.app, "called_directly": False, "entered": True, **fields})
+    given = {"id": "i", "task": task.name, "app": task.app, "called_directly": False, "entered": True}
+    return Request(**{**given, **fields})
 
 
 class Within:
@@ -54,7 +55,8 @@ def test_a_task_looks_like_its_function(app: Kernel) -> None:
         """Sum."""
         return x + y
 
-    assert (add.__doc__, add.__name__, add.__qualname__.rpartition(".")[2]) == ("Sum.", "add", "add")
+    shown: Any = add
+    assert (shown.__doc__, shown.__name__, shown.__qualname__.rpartition(".")[2]) == ("Sum.", "add", "add")
     assert add.__module__ == __name__
     assert add.__wrapped__.__name__ == "add"  # type: ignore[attr-defined]
     assert add.name == f"{__name__}.add"
@@ -113,7 +115,7 @@ def test_coroutine_tasks(app: Kernel) -> None:
         return x, self.request.called_directly
 
     assert wait.is_coroutine
-    assert asyncio.run(wait(3)) == (3, True)  # type: ignore[arg-type]
+    assert asyncio.run(wait(3)) == (3, True)
 
 
 def test_options_follow_settings_until_they_are_set(app: Kernel) -> None:
@@ -129,7 +131,7 @@ def test_options_follow_settings_until_they_are_set(app: Kernel) -> None:
     app.conf.task_compression = "zlib"
     assert plain.ignore_result is True
     assert special.compression == "zlib"
-    assert (plain.max_retries, plain.default_retry_delay, plain.retry_backoff_max, plain.retry_jitter) == (3, 180, 600, True)
+    assert (plain.max_retries, plain.default_retry_delay, plain.retry_backoff_max) == (3, 180, 600)
 
 
 def test_every_option_that_follows_a_setting_has_one(app: Kernel) -> None:
@@ -172,7 +174,7 @@ def test_tasks_of_classes(app: Kernel) -> None:
     with pytest.raises(TypeError, match="missing a required argument: 'y'"):
         add.delay(1)
     with pytest.raises(TypeError, match="Task"):
-        app.register_task(5)  # type: ignore[type-var]
+        app.register_task(5)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="run"):
         app.register_task(type("Empty", (Task,), {}))()
 
@@ -318,7 +320,8 @@ def test_retry_raises_what_the_worker_needs(app: Kernel) -> None:
         except OSError as cause:
             with pytest.raises(errors.Retry) as caught:
                 work.retry(countdown=7, queue="slow")
-            assert caught.value.exc is cause
+            found = caught.value.exc is cause
+        assert found
         retry = caught.value
         assert (retry.when, retry.is_eager) == (7, False)
         assert (retry.sig.task, list(retry.sig.args), retry.sig.kwargs) == (work.name, [1], {"y": 2})
