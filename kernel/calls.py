@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel import errors
-from kernel.call import NO_OPTIONS, Call
+from kernel.call import Call
 from kernel.options import split_call_options
 from kernel.result import AsyncResult
 from kernel.task import Task
@@ -94,7 +94,7 @@ class Calls:
         if not isinstance(args, list | tuple | None) or not isinstance(kwargs, Mapping | None):
             raise TypeError(f"send_task({name!r}) needs args as a list or tuple and kwargs as a dictionary")
         publisher = self._app.publisher
-        publication = publisher.prepare(Call(name, args or (), kwargs or NO_OPTIONS, options))
+        publication = publisher.prepare(Call(name, args or (), kwargs or {}, options))
         publisher.send((publication,), **_retrying(options))
         task_id = publication.message.properties["correlation_id"]
         result: AsyncResult[Any] = AsyncResult(
@@ -150,9 +150,9 @@ class Calls:
         """Run it here, with arguments that went through the serializer as they would have on the way."""
         args, kwargs = task.checked(args, kwargs)
         known, _ = split_call_options(options)
-        codecs = self._app.codecs
-        codec = codecs.serializer(known.get("serializer") or task.serializer)
-        args, kwargs = codec.loads(codec.dumps((args, kwargs)))
+        codecs, serializer = self._app.codecs, known.get("serializer") or task.serializer
+        body = codecs.encode_body(args, kwargs, serializer=serializer)[0]
+        args, kwargs, _ = codecs.serializer(serializer).loads(body)
         for name in ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta", "retry"):
             known.pop(name, None)
         known.pop("retry_policy", None)

@@ -273,7 +273,7 @@ class Task(Generic[P, R_co]):
         elif not isinstance(args, tuple | list):
             raise TypeError(f"args of task {self.name} is {args!r:.60}; a list or tuple is needed")
         if kwargs is None:
-            kwargs = NO_OPTIONS
+            kwargs = {}
         elif not isinstance(kwargs, Mapping):
             raise TypeError(f"kwargs of task {self.name} is {kwargs!r:.60}; a dictionary is needed")
         typing = self.typing
