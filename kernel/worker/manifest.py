@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,26 @@ class Manifest:
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
         tasks = {name: TaskFacts(**facts) for name, facts in values["tasks"].items()}
         return cls(**{**values, "tasks": tasks})
+
+
+class LiveTasks(Mapping[str, TaskFacts]):
+    """The tasks of an app in this process, with those that are made while the worker runs."""
+
+    def __init__(self, app: Kernel) -> None:
+        self._app = app
+        self._known: dict[str, TaskFacts] = {}
+
+    def __getitem__(self, name: str) -> TaskFacts:
+        facts = self._known.get(name)
+        if facts is None:
+            facts = self._known[name] = _facts(self._app.tasks[name], self._app.conf)
+        return facts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._app.tasks])
+
+    def __len__(self) -> int:
+        return len(self._app.tasks)
 
 
 def load_app(options: WorkerOptions) -> Kernel:

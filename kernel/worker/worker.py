@@ -150,6 +150,7 @@ class Worker:
                 children.close()
                 raise
         manifest = manifests.describe(self._app, self._options)
+        manifest.tasks = manifests.LiveTasks(self._app)
         local = Local(self._app, manifest, failpoints=Failpoints.from_environment(os.environ))
         broker = self._app.broker_for_worker()
         return Engine(manifest, broker, local, self._app.extensions, owns_broker=False)
