@@ -105,6 +105,7 @@ def _before_run(engine: Engine, manifest: Manifest) -> None:
     for warning in manifest.warnings:
         logging.getLogger("kernel.worker").warning("%s", warning)
     _banner(manifest)
+    engine.on_ready(lambda: print(f"{manifest.hostname} ready.", file=sys.stderr, flush=True))
     _handle_signals(engine)
 
 

@@ -20,13 +20,22 @@ class Dispatcher:
     """Sends what waits to the executors. Owned by the engine's loop."""
 
     def __init__(
-        self, ledger: Ledger, pace: Pace, executors: Executors, *, prefetch: int | None, share: bool = True
+        self,
+        ledger: Ledger,
+        pace: Pace,
+        executors: Executors,
+        *,
+        prepare: Callable[[Item], None],
+        prefetch: int | None,
+        share: bool = True,
     ) -> None:
         self._ledger = ledger
         self._pace = pace
         self._executors = executors
         self._prefetch = prefetch
         self._share = share
+        self._prepare = prepare
+        self._preparing = 0
         self.ready = ReadyQueue()
         self._shared = False
 
@@ -48,11 +57,20 @@ class Dispatcher:
         return self._executors.slots * self._prefetch or 10_000
 
     def send(self) -> None:
-        """Send what may go now. A task that is not known to be short goes alone, and only to a free slot."""
+        """Send what may go now. A task that is not known to be short goes alone, and only to a free slot.
+
+        What has to be on the broker before a start (that it starts, or its early acknowledgement) is put there
+        when its slot is free and no sooner: whoever is not about to run must not be charged with it.
+        """
         while len(self.ready):
             batch = self._next_batch()
             if not batch:
                 return
+            if _needs_preparing(batch[0]):
+                self._preparing += 1
+                self._ledger.move(batch[0], Place.PREPARING)
+                self._prepare(batch[0])
+                continue
             if not self._executors.send(batch):
                 for item in reversed(batch):
                     self.ready.add_front(item)
@@ -65,8 +83,8 @@ class Dispatcher:
 
     def _next_batch(self) -> list[Item]:
         total = self._executors.slots
-        free = total - self._ledger.sent
-        short_free = self._pace.sent(total) - self._ledger.sent
+        free = total - self._ledger.sent - self._preparing
+        short_free = self._pace.sent(total) - self._ledger.sent - self._preparing
         first = self.ready.pop(lambda item: free > 0 or (short_free > 0 and self._may_share(item)))
         if first is None:
             return []
@@ -83,7 +101,18 @@ class Dispatcher:
         return batch
 
     def _may_share(self, item: Item) -> bool:
-        return self._share and not item.delivery.seen and item.obituary is None and self._pace.is_short(item.name)
+        alone = item.delivery.seen or item.early_ack or item.obituary is not None
+        return self._share and not alone and self._pace.is_short(item.name)
+
+    def prepared(self, item: Item) -> None:
+        """It is on the broker, and next."""
+        self.end_preparing()
+        item.is_prepared = True
+        self.put_back(item)
+
+    def end_preparing(self) -> None:
+        """One that was being prepared is so no more."""
+        self._preparing -= 1
 
     @property
     def watches(self) -> bool:
@@ -133,3 +162,7 @@ class Dispatcher:
                 give_back(item)
         for item in keep:
             self.ready.add(item)
+
+
+def _needs_preparing(item: Item) -> bool:
+    return (item.delivery.seen or item.early_ack) and not item.is_prepared and item.obituary is None

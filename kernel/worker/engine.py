@@ -73,7 +73,9 @@ class Engine:
         prefetch = settings.get("worker_prefetch_multiplier")
         # A child that is to be replaced after so many tasks must not be handed more of them together.
         share = not settings.get("worker_max_tasks_per_child")
-        self._dispatcher = Dispatcher(self._ledger, self._pace, executors, prefetch=prefetch, share=share)
+        self._dispatcher = Dispatcher(
+            self._ledger, self._pace, executors, prepare=self._prepare, prefetch=prefetch, share=share
+        )
         self._intake = Intake(manifest, delivery_limit=self._limit)
         self._events: deque[Event] = deque()
         self._waker = Waker()
@@ -213,7 +215,7 @@ class Engine:
     def _announce(self) -> None:
         if not self._announced and self.pump.connected.is_set():
             self._announced = True
-            _log.info("%s ready.", self.hostname)
+            _log.debug("%s is ready", self.hostname)
             self._command_reader.start()
             self._extensions.call_observe("kernel_worker_ready", worker=self)
             for call in self._ready_calls:
@@ -279,7 +281,7 @@ class Engine:
         hooks = self._hot.kernel_task_admit
         answer = self._extensions.first("kernel_task_admit", hooks, item.delivery) if hooks else None
         if not self._act_on(answer, item):
-            self._prepare(item)
+            self._dispatcher.ready.add(item)
 
     def _act_on(self, answer: object, item: Item) -> bool:
         """Whether the answer of a plugin decided about the message."""
@@ -312,20 +314,16 @@ class Engine:
     def _prepare(self, item: Item) -> None:
         """What must be on the broker before it may start."""
         if item.early_ack:
-            self._ledger.move(item, Place.PREPARING)
             self.pump.settle(item, Settlement(item.delivery, Verdict.ACK))
-        elif item.delivery.seen:
-            self._ledger.move(item, Place.PREPARING)
-            self.pump.begin(item)
         else:
-            self._dispatcher.ready.add(item)
+            self.pump.begin(item)
 
     def _on_recorded(self, item: Item, outcome: Settled) -> None:
         if outcome is Settled.STALE:
+            self._dispatcher.end_preparing()
             self._forget_stale(item)
         else:
-            self._ledger.move(item, Place.WAITING)
-            self._dispatcher.ready.add(item)
+            self._dispatcher.prepared(item)
 
     # commands -----------------------------------------------------------------------------------------------
 
@@ -427,15 +425,17 @@ class Engine:
         self.pump.settle(item, Settlement(item.delivery, verdict, charged=charged, delay=delay, reason=reason))
 
     def _on_settled(self, item: Item, settlement: Settlement, outcome: Settled) -> None:
+        preparing = item.place is Place.PREPARING  # acknowledged early, still to run
         if outcome is Settled.STALE:
+            if preparing:
+                self._dispatcher.end_preparing()
             self._forget_stale(item)
             return
         if self._hot.kernel_message_settled:
             self._extensions.observe(self._hot.kernel_message_settled, item.delivery, settlement.verdict)
-        if item.place is Place.PREPARING:  # acknowledged early, still to run
+        if preparing:
             item.acked = True
-            self._ledger.move(item, Place.WAITING)
-            self._dispatcher.ready.add(item)
+            self._dispatcher.prepared(item)
         else:
             self._ledger.leave(item)
 

@@ -35,6 +35,7 @@ class Item:
         "epoch",
         "hard",
         "id",
+        "is_prepared",
         "name",
         "obituary",
         "place",
@@ -56,6 +57,7 @@ class Item:
         self.soft: float | None = None
         self.hard: float | None = None
         self.early_ack = False
+        self.is_prepared = False
         self.acked = False
         self.obituary: Obituary | None = None
         self.attempts = 0

@@ -129,6 +129,8 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
 def layout(capabilities: Any, options: WorkerOptions, conf: Any) -> tuple[int, int]:
     """How many processes, with how many slots each."""
     concurrency = options.concurrency or conf.worker_concurrency
+    if concurrency == "auto":
+        concurrency = len(os.sched_getaffinity(0))
     concurrency = concurrency or capabilities.default_concurrency or len(os.sched_getaffinity(0))
     if concurrency < 1:
         raise errors.ImproperlyConfigured(f"a concurrency of {concurrency}; 1 at least is needed")

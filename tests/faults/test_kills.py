@@ -73,13 +73,13 @@ def test_killed_between_receive_and_announcement(tmp_path: Path) -> None:
         project_in(tmp_path / "p") as project,
         WorkerProcess(project, "-c", "4", "-l", "WARNING", environment=failpoint) as worker,
     ):
-        results = project.task("work").map_delay([(f"k{n}",) for n in range(400)])
+        results = project.task("work").map_delay([(f"k{n}", 0.002) for n in range(600)])
         results_within(results[:-1], 80)
         before = time.monotonic()
-        assert results_within(results, 10) == [f"k{n}" for n in range(400)]
+        assert results_within(results, 10) == [f"k{n}" for n in range(600)]
         assert time.monotonic() - before < 5
         kills = worker.log.count("was ended by SIGKILL")
-        assert kills >= 100, f"only {kills} kills"
+        assert kills >= 200, f"only {kills} kills"
         # What had not started is uncharged, and nothing ran twice: the kill came before the start.
         assert set(project.counts("BEGIN").values()) == {1}
 

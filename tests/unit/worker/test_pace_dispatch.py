@@ -23,6 +23,7 @@ class FakeExecutors:
         self.held: list[Holding] = []
         self.marks: list[tuple[int, int]] = []
         self.full = False
+        self.prepared: list[Item] = []
 
     def send(self, items: Sequence[Item]) -> bool:
         if self.full:
@@ -46,7 +47,16 @@ class FakeExecutors:
 
 
 def dispatcher(executors: FakeExecutors, pace: Pace | None = None, prefetch: int | None = None) -> Dispatcher:
-    return Dispatcher(Ledger(), pace or Pace(), executors, prefetch=prefetch)  # type: ignore[arg-type]
+    prepared: list[Item] = []
+    found = Dispatcher(
+        Ledger(),
+        pace or Pace(),
+        executors,  # type: ignore[arg-type]
+        prepare=prepared.append,
+        prefetch=prefetch,
+    )
+    executors.prepared = prepared
+    return found
 
 
 def fill(dispatch: Dispatcher, count: int, name: str = "t", **facts: Any) -> list[Item]:
@@ -86,12 +96,18 @@ def test_short_tasks_share_datagrams() -> None:
     assert sum(map(len, executors.sent)) <= 2 + 96
 
 
-def test_a_message_that_was_seen_goes_alone() -> None:
+def test_a_message_that_was_seen_is_recorded_when_a_slot_is_free_and_goes_alone() -> None:
     executors = FakeExecutors()
     dispatch = dispatcher(executors, short("t"))
-    fill(dispatch, 2, seen=True)
+    items = fill(dispatch, 5, seen=True)
     dispatch.send()
-    assert [len(batch) for batch in executors.sent] == [1, 1]
+    assert executors.prepared == items[:2]
+    assert executors.sent == []
+    for item in reversed(items[:2]):
+        dispatch.prepared(item)
+    dispatch.send()
+    assert executors.sent == [[items[0]], [items[1]]]
+    assert executors.prepared == items[:2]
 
 
 def test_two_in_a_hundred_slow_ones_end_the_sharing() -> None:
