@@ -6,24 +6,22 @@ import importlib
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from kernel import errors
 from kernel import task as task_module
 from kernel.addresses import Addresses
 from kernel.codecs import Codecs
 from kernel.config import Settings
+from kernel.decorator import decorate, register
 from kernel.embedded import calling_file
 from kernel.extensions import Extensions
 from kernel.importing import Discovery, Packages, import_modules
 from kernel.naming import task_name
 from kernel.opened import Opened
-from kernel.options import check_task_options
 from kernel.registry import TaskRegistry
-from kernel.task import make_task
 from kernel.zone import zone_of
 
 if TYPE_CHECKING:
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
     from kernel import result as result_module
     from kernel.aio import Bridge
     from kernel.calls import Calls
-    from kernel.decorator import BoundDecorator, Decorator
-    from kernel.hooks import TaskOption
+    from kernel.decorator import BoundDecorator, CoroutineTask, Decorator
     from kernel.interfaces.backend import Backend
     from kernel.interfaces.broker import Broker, BrokerConfig
     from kernel.options import CallOptions, TaskOptions
@@ -48,7 +45,6 @@ R = TypeVar("R")
 T = TypeVar("T", bound=task_module.Task[..., Any])
 
 State = Literal["new", "open", "closed"]
-_OUTSIDE: Final = 3
 
 
 class Kernel:
@@ -85,7 +81,7 @@ class Kernel:
         self.strict_typing = strict_typing
         self.tasks = TaskRegistry(main)
         self._namespace = namespace
-        self._lock = threading.RLock()
+        self.registering = threading.RLock()
         self._state: State = "new"
         self._configured = False
         self._opened: dict[int, Opened] = {}
@@ -115,7 +111,7 @@ class Kernel:
     # --- tasks ----------------------------------------------------------------------------------------------
 
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> task_module.Task[P, R]: ...
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> task_module.Task[P, R]: ...
     @overload
@@ -138,57 +134,17 @@ class Kernel:
         bind = bool(options.pop("bind", False))
         options.update(options.pop("plugin_options", None) or {})
         if function is None:
-            return lambda found: self._decorate(found, options, bind=bind)
+            return lambda found: decorate(self, found, options, bind=bind)
         if not callable(function):
             raise TypeError(f"@app.task takes a function, or options by name; got {function!r:.60}")
-        return self._decorate(function, options, bind=bind)
-
-    def _decorate(self, function: Callable[..., Any], options: dict[str, Any], *, bind: bool) -> Any:
-        options = dict(options)
-        wanted, base, keep = options.pop("name", None), options.pop("base", None), options.pop("filter", None)
-        check_task_options(options, self._plugin_options)
-        name = wanted or self.gen_task_name(function.__name__, function.__module__)
-        with self._lock:
-            standing = self.tasks.get(name)
-            if standing is not None:
-                if getattr(standing, "__wrapped__", None) is not function:
-                    warnings.warn(
-                        f"a task {name!r} is registered already, and stays; {function.__module__}."
-                        f"{function.__qualname__} is not registered: give it a name of its own with name=...",
-                        errors.DuplicateTaskNameWarning,
-                        stacklevel=_OUTSIDE,
-                    )
-                return standing
-            task = make_task(function, base or self.Task, options, bind=bind)
-            self._add(task, name)
-        return task if keep is None else keep(task)
+        return decorate(self, function, options, bind=bind)
 
     def register_task(self, task: T | type[T]) -> T:
         """Register an instance of a `Task` class, or a class, of which one is made; returns the instance."""
-        instance = task() if isinstance(task, type) else task
-        if not isinstance(instance, task_module.Task):
-            raise TypeError(f"register_task takes a Task or a subclass of it; got {task!r:.60}")
-        kind = type(instance)
-        name = instance.name or self.gen_task_name(kind.__name__, kind.__module__)
-        with self._lock:
-            standing = self.tasks.get(name)
-            if standing is not None and type(standing) is not kind:
-                warnings.warn(
-                    f"{kind.__module__}.{kind.__qualname__} takes the place of the task {name!r}",
-                    errors.DuplicateTaskNameWarning,
-                    stacklevel=2,
-                )
-            self._add(instance, name)
-        return instance
+        return register(self, task)
 
-    def _plugin_options(self) -> Mapping[str, TaskOption]:
-        """The options of `@app.task` that plugins own."""
-        owned: dict[str, TaskOption] = {}
-        for options in self.extensions.collect("kernel_task_options", app=self):
-            owned.update(options)
-        return owned
-
-    def _add(self, task: task_module.Task[..., Any], name: str) -> None:
+    def add_task(self, task: task_module.Task[..., Any], name: str) -> None:
+        """Make `task` the one of that name, whatever was there; `register_task` asks first."""
         task.connect(self, name)
         self.tasks[name] = task
         for opened in self._opened.values():
@@ -322,7 +278,7 @@ class Kernel:
         """The settings are final from here on: plugins are told of them, and of the tasks there are."""
         if self._configured:
             return
-        with self._lock:
+        with self.registering:
             if self._configured:
                 return
             self._declare_settings()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MethodType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar
 
 from kernel import errors
@@ -409,23 +408,6 @@ class Task(Generic[P, R_co]):
 
 FROM_SETTINGS: Final = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
 """Options that follow a setting while they are not set."""
-
-
-def make_task(
-    function: Callable[..., Any], base: type[Task[..., Any]], options: Mapping[str, Any], *, bind: bool
-) -> Task[..., Any]:
-    """A task whose body is `function`, and which looks like it to whoever reads its attributes."""
-    task = base()
-    fields = task.__dict__
-    fields.update(options)
-    fields["bind"] = bind
-    fields["run"] = MethodType(function, task) if bind else function
-    for name in ("__doc__", "__module__", "__name__", "__qualname__", "__annotations__"):
-        value = getattr(function, name, None)
-        if value is not None:
-            fields[name] = value
-    fields["__wrapped__"] = function
-    return task
 
 
 def _find_task(module: str, name: str) -> Task[..., Any]:

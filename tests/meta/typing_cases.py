@@ -76,6 +76,7 @@ async def coroutines() -> None:
     assert_type(await add.adelay(1, y=2), AsyncResult[int])
     assert_type(await (await add.aapply_async((1,), priority=3)), int)
     assert_type(await (await add.adelay(1)).aget(timeout=1), int)
+    assert_type(await wait(0.5), list[float])
 
 
 def mistakes() -> None:

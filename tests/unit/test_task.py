@@ -456,7 +456,7 @@ def test_map_delay_sends_nothing_when_one_item_is_wrong(app: Kernel) -> None:
 
     for wrong, error in (((1, 2), TypeError), (5, TypeError), ("ab", TypeError), ((object(),), errors.EncodeError)):
         with pytest.raises(error):
-            add.map_delay([(1,), wrong])  # type: ignore[list-item]
+            add.map_delay([(1,), wrong])
     with pytest.raises(TypeError, match="task_id"):
         add.map_delay([(1,)], task_id="x")
     assert app.broker.stats() == []
