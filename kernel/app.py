@@ -20,7 +20,6 @@ from kernel.embedded import calling_file
 from kernel.extensions import Extensions
 from kernel.importing import Discovery, Packages, import_modules
 from kernel.naming import task_name
-from kernel.opened import Opened
 from kernel.registry import TaskRegistry
 from kernel.zone import zone_of
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from kernel.decorator import BoundDecorator, CoroutineTask, Decorator
     from kernel.interfaces.backend import Backend
     from kernel.interfaces.broker import Broker, BrokerConfig
+    from kernel.opened import Opened
     from kernel.options import CallOptions, TaskOptions
     from kernel.publish import Publisher
     from kernel.signature import Signature
@@ -271,6 +271,8 @@ class Kernel:
                 f"the app {self.main!r} is closed: use it before close() or the end of its with block, or call open()"
             )
         self._configure()
+        from kernel.opened import Opened  # what a program that only defines tasks does not need
+
         # No lock: one that another thread held when this process was forked would never be released here.
         return self._opened.setdefault(os.getpid(), Opened(self))
 

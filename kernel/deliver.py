@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,6 @@ BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
 DEADLINE: Final = 60.0
 """Seconds after which no further attempt is made, however many the policy has left."""
-
-_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,8 @@ class Delivering:
             answers.extend(self._deliver_batch(batch, policy))
         observers = hooks.kernel_publish_end
         if observers:
-            self._observe(observers, publications, answers)
+            for publication, answer in zip(publications, answers, strict=True):
+                self._app.extensions.observe(observers, publication, answer)
         return answers
 
     def _deliver_batch(self, batch: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
@@ -164,17 +162,6 @@ class Delivering:
             )
         error.__cause__ = cause
         return error
-
-    def _observe(
-        self, observers: Sequence[tuple[str, Any]], publications: Sequence[Publication], answers: Sequence[Any]
-    ) -> None:
-        for name, observe in observers:
-            for publication, answer in zip(publications, answers, strict=True):
-                try:
-                    observe(publication, answer)
-                except Exception:
-                    # It only watches: the message is sent, and the caller is told so.
-                    _log.exception("plugin %s failed in kernel_publish_end", name)
 
 
 def _batches(publications: Sequence[Publication]) -> Iterator[Sequence[Publication]]:

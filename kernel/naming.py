@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
 import sys
 from typing import Final
 
@@ -26,8 +24,10 @@ def derive_id(parent_id: str, role: str, index: int = 0) -> str:
     The same for the same three values, everywhere and always, so that a successor that is published again is
     recognised; otherwise as unlikely to meet another as a random one.
     """
+    from hashlib import blake2b  # brings OpenSSL along, which only whoever has successors needs
+
     text = f"{parent_id}\0{role}\0{index}".encode("utf-8", "surrogatepass")
-    return _as_uuid(hashlib.blake2b(text, digest_size=16).hexdigest())
+    return _as_uuid(blake2b(text, digest_size=16).hexdigest())
 
 
 def _as_uuid(digits: str) -> str:
@@ -37,6 +37,8 @@ def _as_uuid(digits: str) -> str:
 
 def process_name() -> str:
     """``gen<pid>@<host>``: the `origin` of what this process publishes."""
+    import socket  # costs more than this module, and is asked for once for each task
+
     return f"gen{os.getpid()}@{socket.gethostname()}"
 
 

@@ -70,6 +70,7 @@ class Plan:
         "fingerprint",
         "name",
         "options",
+        "origin",
         "persistent",
         "pid",
         "plain",
@@ -94,6 +95,7 @@ class Plan:
         self.fingerprint = fingerprint(conf)
         self.pid = pid
         self.reply_to = reply_to
+        self.origin = origin
         self.depth: int = conf.task_repr_maxlevels
         self.options = {option: value for option, value in _defaults(task, conf) if value is not None}
         options = self.options

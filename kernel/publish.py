@@ -198,7 +198,7 @@ class Publisher:
             "parent_id": parent_id,
             "argsrepr": args_repr(call.args, depth=depth) if argsrepr is None else argsrepr,
             "kwargsrepr": kwargs_repr(call.kwargs, depth=depth) if kwargsrepr is None else kwargsrepr,
-            "origin": options.get("origin") or process_name(),
+            "origin": options.get("origin") or made.origin,
             "ignore_result": options.get("ignore_result"),
             "replaced_task_nesting": options.get("replaced_task_nesting") or 0,
             "stamped_headers": options.get("stamped_headers"),
