@@ -24,6 +24,11 @@ SELECT min(sent) FROM (
     SELECT min(sent) AS sent FROM kernel_message WHERE queue = ? AND owner IS NULL AND due IS NOT NULL
 ) AS oldest"""
 _PURGED_AT_ONCE: Final = 2000
+_PEEK: Final = f"""
+SELECT m.priority, m.id, {", ".join(f"p.{column.strip()}" for column in rows.PAYLOAD.split(","))}
+FROM kernel_message m JOIN kernel_payload p ON p.id = m.id WHERE m.owner IS NULL"""  # noqa: S608
+_PEEK_READY: Final = f"{_PEEK} AND m.due IS NULL AND m.queue = ? ORDER BY m.priority DESC, m.id LIMIT ?"
+_PEEK_DUE: Final = f"{_PEEK} AND m.due <= ? AND m.queue = ? ORDER BY m.due LIMIT ?"
 
 
 def declare(tx: Transaction, names: Iterable[str]) -> None:
@@ -79,14 +84,10 @@ def purge_some(tx: Transaction, queue: str) -> int:
 
 
 def peek(tx: Transaction, queue: str, limit: int) -> list[Message]:
-    columns = ", ".join(f"p.{column.strip()}" for column in rows.PAYLOAD.split(","))
-    found = tx.query(
-        f"SELECT {columns} FROM kernel_message m JOIN kernel_payload p ON p.id = m.id "  # noqa: S608
-        "WHERE m.queue = ? AND m.owner IS NULL AND (m.due IS NULL OR m.due <= ?) "
-        "ORDER BY m.priority DESC, m.id LIMIT ?",
-        (queue, tx.now(), limit),
-    )
-    return [rows.message_of(row) for row in found]
+    # Two look-ups, each along its index: what waits, and what came due since anybody claimed.
+    found = tx.query(_PEEK_READY, (queue, limit)) + tx.query(_PEEK_DUE, (tx.now(), queue, limit))
+    found.sort(key=lambda row: (-row[0], row[1]))
+    return [rows.message_of(row[2:]) for row in found[:limit]]
 
 
 def pause(tx: Transaction, queue: str, *, paused: bool) -> None:

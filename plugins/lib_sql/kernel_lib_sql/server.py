@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import threading
 import time
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 _CLOCK_GOOD_FOR: Final = 10.0
 _POOL: Final = 8
 _NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
-_NOTIFY: Final = "SELECT count(pg_notify(name, '')) FROM unnest(%s::text[]) AS name"
+_NOTIFY: Final = "SELECT count(pg_notify(name, '')) FROM unnest(%b::text[]) AS name"
+_ARRAY_MARK: Final = re.compile(r"\?(::[a-z0-9_]+\[\])")
 
 
 class ServerTransaction:
@@ -67,7 +69,8 @@ class ServerTransaction:
         return max(0, cursor.rowcount)
 
     def any_of(self, column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-        return f"{column} = ANY(?)", [list(values)]
+        kind = "bigint" if values and isinstance(values[0], int) else "text"
+        return f"{column} = ANY(?::{kind}[])", [list(values)]
 
     def now(self) -> float:
         return self._database.server_time(self)
@@ -240,7 +243,9 @@ class ServerDatabase(Database):
         """Our parameter marks as psycopg's."""
         text = self._texts.get(sql)
         if text is None:
-            text = self._texts[sql] = sql.replace("%", "%%").replace("?", "%s")
+            # Arrays in binary: psycopg writes arrays of texts with a regular expression for each element.
+            text = _ARRAY_MARK.sub(r"%b\1", sql.replace("%", "%%")).replace("?", "%s")
+            self._texts[sql] = text
         return text
 
     def server_time(self, tx: ServerTransaction) -> float:
