@@ -372,9 +372,12 @@ class AsyncResult(Generic[R_co]):
     def forget(self) -> None:
         """Delete the record, and those of its parents."""
         self._record, self._value = None, _UNSET
-        if self.parent is not None:
-            self.parent.forget()
-        self.backend.forget([self.id])
+        ids = self.as_list()
+        parent = self.parent
+        while parent is not None:
+            parent._record, parent._value = None, _UNSET
+            parent = parent.parent
+        self.backend.forget(ids)
 
     def revoke(
         self,
@@ -399,11 +402,20 @@ class AsyncResult(Generic[R_co]):
 
     def as_tuple(self) -> tuple[tuple[str, Any], None]:
         """``((id, parent_tuple), None)``, which `result_from_tuple` reads."""
-        return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
+        made: tuple[tuple[str, Any], None] | None = None
+        for task_id in reversed(self.as_list()):
+            made = ((task_id, made), None)
+        assert made is not None, "a list of ids begins with one's own"
+        return made
 
     def as_list(self) -> list[str]:
         """The id, and the ids of its parents."""
-        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+        ids = []
+        result: AsyncResult[Any] | None = self
+        while result is not None:
+            ids.append(result.id)
+            result = result.parent
+        return ids
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult | EagerResult):

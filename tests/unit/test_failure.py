@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import sys
 import types
 from typing import Any
@@ -103,7 +104,7 @@ def test_every_error_of_the_project_comes_back_as_its_class() -> None:
 
 def test_a_missing_file_keeps_its_name() -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        open("/nonexistent/a")
+        os.stat("/nonexistent/a")
     back = there_and_back(caught.value)
     assert isinstance(back, FileNotFoundError)
     assert back.filename == "/nonexistent/a"
