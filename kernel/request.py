@@ -299,6 +299,10 @@ def running_request() -> Request | None:
     return request
 
 
+# What counts something in a message goes into columns of result stores, which hold no more than this.
+_MAX_COUNT: Final = 1 << 31
+
+
 def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
     for name, kind in _HEADERS:
         value = headers.get(name)
@@ -306,11 +310,15 @@ def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
             continue
         if not isinstance(value, kind) or (kind is int and value.__class__ is bool):
             raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; {_kind_name(kind)} is needed")
+        if kind is int and isinstance(value, int) and not 0 <= value < _MAX_COUNT:
+            raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; a number from 0 to 2^31 is needed")
         fields[name] = value
     retries = headers.get("retries")
     if retries is not None:
-        if retries.__class__ is not int or retries < 0:
-            raise errors.InvalidTaskError(f"header 'retries' is {_short(retries)}; a number of at least 0 is needed")
+        if retries.__class__ is not int or not 0 <= retries < _MAX_COUNT:
+            raise errors.InvalidTaskError(
+                f"header 'retries' is {_short(retries)}; a number of at least 0 and below 2^31 is needed"
+            )
         fields["retries"] = retries
     limits = headers.get("timelimit")
     if limits is not None:

@@ -204,7 +204,8 @@ def _failure_records(
     records = [_record(life, outcome, data, publications)]
     for item in life.request.chain or ():
         # Nobody will run the rest of the chain, and somebody may wait for its end.
-        task_id = (item.get("options") or {}).get("task_id")
+        options = item.get("options")
+        task_id = options.get("task_id") if isinstance(options, dict) else None
         if isinstance(task_id, str) and outcome.state == states.FAILURE:
             records.append(
                 Record(

@@ -357,6 +357,8 @@ class Executor:
                 return ()
         except Exception:
             return ()
+        # The message may be what broke things: nothing in it is taken for what it should be.
+        replay = message.headers.get("kernel_replay")
         record = Record(
             id=message.id,
             state=states.FAILURE,
@@ -364,6 +366,6 @@ class Executor:
             content_type=content_type,
             content_encoding=encoding,
             date_done=time.time(),
-            attempt=message.headers.get("kernel_replay") or 0,
+            attempt=replay if isinstance(replay, int) and 0 <= replay < 1 << 31 else 0,
         )
         return (record,)
