@@ -173,8 +173,10 @@ def hook_findings(app: Kernel) -> Iterator[Finding]:
 # --- the app --------------------------------------------------------------------------------------------------
 
 
-def settings(conf: Settings) -> Iterator[Finding]:
+def settings(conf: Settings, extensions: Extensions) -> Iterator[Finding]:
     try:
+        for plugin, declared in extensions.collect_from("kernel_settings"):
+            conf.declare(declared, f"the plugin {plugin}")
         conf.validate()
     except errors.PluginError:
         # Said already where plugins are looked at.

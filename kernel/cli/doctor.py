@@ -73,7 +73,7 @@ def _app_of(state: State) -> tuple[Kernel | None, Finding | None]:
 
 def _app_findings(app: Kernel) -> Iterator[Finding]:
     sound = True
-    for finding in (*checks.plugins(app.extensions), *checks.settings(app.conf)):
+    for finding in (*checks.plugins(app.extensions), *checks.settings(app.conf, app.extensions)):
         sound = sound and finding.level == "ok"
         yield finding
     yield from checks.installed_drivers(dict(app.conf.drivers) if sound else {})
@@ -98,8 +98,9 @@ def _bare_findings() -> Iterator[Finding]:
     from kernel.config import Settings
 
     conf = Settings()
+    extensions = Extensions(conf)
     sound = True
-    for finding in (*checks.plugins(Extensions(conf)), *checks.settings(conf)):
+    for finding in (*checks.plugins(extensions), *checks.settings(conf, extensions)):
         sound = sound and finding.level == "ok"
         yield finding
     yield from checks.installed_drivers(dict(conf.drivers) if sound else {})
