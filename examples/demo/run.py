@@ -206,9 +206,11 @@ def say_what_next() -> None:
 
 
 def main() -> int:
+    from kernel import KernelError
+
     try:
         demo()
-    except DemoError as error:
+    except (DemoError, KernelError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ def test_the_demo_does_its_job_and_stops_its_worker(project_root: Path, tmp_path
     assert "\r" not in done.stdout  # no bar where nobody watches
 
 
-def test_the_demo_says_what_is_wrong_when_its_worker_dies(project_root: Path, tmp_path: Path) -> None:
+def test_the_demo_says_what_is_wrong_and_leaves_nothing_running(project_root: Path, tmp_path: Path) -> None:
     (tmp_path / "demo.db").mkdir()  # no database can be opened here
     environment = {**os.environ, "KERNEL_DATA": str(tmp_path / "demo.db")}
     done = subprocess.run(
@@ -47,4 +47,6 @@ def test_the_demo_says_what_is_wrong_when_its_worker_dies(project_root: Path, tm
         timeout=100,
     )
     assert done.returncode == 1
-    assert "demo: " in done.stderr
+    assert done.stderr.startswith("demo: ")
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "demo.db") in done.stderr
