@@ -75,15 +75,11 @@ class Delivering:
         self._stopped.set()
 
     def deliver(self, publications: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
-        """One answer for each: None when it is stored, or the error. A plugin that edits may raise."""
-        hooks = self._app.extensions.hot
-        for _, edit in hooks.kernel_publish_start or ():
-            for publication in publications:
-                edit(publication)
+        """One answer for each: None when it is stored, or the error."""
         answers: list[BaseException | None] = []
         for batch in _batches(publications):
             answers.extend(self._deliver_batch(batch, policy))
-        observers = hooks.kernel_publish_end
+        observers = self._app.extensions.hot.kernel_publish_end
         if observers:
             for publication, answer in zip(publications, answers, strict=True):
                 self._app.extensions.observe(observers, publication, answer)

@@ -44,16 +44,29 @@ class Publisher:
     # --- making messages ------------------------------------------------------------------------------------
 
     def prepare(self, call: Call) -> Publication:
-        """The message of a call and where it goes.
+        """The message of a call and where it goes, edited by plugins (`kernel_publish_start`).
 
-        Raises TypeError and ValueError for options that cannot be, `EncodeError` for arguments that cannot be
-        serialized, `QueueNotFound`, and `DriverError` for a serializer that is not there.
+        Plugins edit here, and not when it is sent: a message may also travel with a settlement, and this is the
+        caller's thread and context. Raises what they raise, TypeError and ValueError for options that cannot be,
+        `EncodeError` for arguments that cannot be serialized, `QueueNotFound`, and `DriverError` for a serializer
+        that is not there.
         """
         made = self.plan(call.name)
         task_id, root_id, parent_id = self._lineage(call)
         if made.plain and not call.options and not call.redelivered:
-            return made.publication(call.args, call.kwargs, task_id, root_id, parent_id)
-        return self._prepare_with_options(made, call, (task_id, root_id, parent_id))
+            publication = made.publication(call.args, call.kwargs, task_id, root_id, parent_id)
+        else:
+            publication = self._prepare_with_options(made, call, (task_id, root_id, parent_id))
+        return self._edited(publication)
+
+    def _edited(self, publication: Publication) -> Publication:
+        for plugin, edit in self._app.extensions.hot.kernel_publish_start or ():
+            try:
+                edit(publication)
+            except Exception as exc:
+                exc.add_note(f"raised by the plugin {plugin} in kernel_publish_start")
+                raise
+        return publication
 
     def plan(self, name: str) -> Plan:
         """What all calls of the task `name` have in common."""
@@ -245,7 +258,7 @@ class Publisher:
         props.pop("expiration", None)
         if until is not None:
             props["expiration"] = str(max(0, round((until.timestamp() - now) * 1000)))
-        return Publication(
+        publication = Publication(
             Message(
                 _json(headers, "headers"), body, content_type=content_type, content_encoding=encoding, properties=props
             ),
@@ -257,6 +270,7 @@ class Publisher:
             routing_key=known.get("routing_key") or "",
             persistent=props.get("delivery_mode") != 1,
         )
+        return self._edited(publication)
 
     def _encode_again(
         self, message: Message, headers: dict[str, Any], options: Mapping[str, Any], parts: tuple[Any, Any, Any]
