@@ -211,12 +211,8 @@ class Children:
     # slots (any thread) -------------------------------------------------------------------------------------
 
     def holdings(self) -> Sequence[Holding]:
-        return [
-            holding
-            for process in self._processes
-            if process.state == "ready"
-            for holding in self._page.holdings(process.number)
-        ]
+        # Of all, whatever their state here: a child may have taken a task before its READY was read.
+        return [holding for process in self._processes for holding in self._page.holdings(process.number)]
 
     def mark(self, holding: Holding, mark: int) -> None:
         now = self._page.read(holding.child, holding.slot)
@@ -305,8 +301,8 @@ class Children:
         if process.state not in ("ready", "starting"):
             return
         assert self._listener is not None
-        pid, was_ready = process.pid, process.state == "ready"
         self._read_outbox(None)
+        pid, was_ready = process.pid, process.state == "ready"
         with self._lock:
             process.state = "missing"
             if process.pidfd >= 0:
@@ -316,9 +312,11 @@ class Children:
         self._page.epoch += 1
         self.recall()
         time.sleep(_ORDER_SECONDS)  # what a living child announced before it saw the epoch is visible after this
-        held = [] if not was_ready else list(self._page.holdings(process.number))
+        held = list(self._page.holdings(process.number))
         self._page.enter(process.number, 0)
         living = frozenset(holding.seq for holding in self.holdings())
+        # A child sends an outcome first and clears the slot after: read in the opposite order, nothing is missed.
+        self._read_outbox(None)
         if not was_ready:
             self._back_off(process, "ended before it was ready")
         self._listener.on_death(Death(process.number, pid, held, living, process.killed))

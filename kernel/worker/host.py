@@ -83,8 +83,7 @@ class HostInbox:
         self._free = deque(range(page.slots))
         self._backlog: deque[HostedJob] = deque()
         self._pid = os.getpid()
-        self._poll = select.poll()
-        self._poll.register(channel.fileno(), select.POLLIN)
+        self._local = threading.local()
         self._unbegun: set[int] = set()
         self.active: dict[int, HostedJob] = {}
         self.drained = False
@@ -125,7 +124,7 @@ class HostInbox:
                 time.sleep(_HELD_PAUSE)
             if deadline is not None:
                 wait = max(0.0, deadline - time.monotonic())
-                if not self._poll.poll(wait * 1000):
+                if not self._poller().poll(wait * 1000):
                     return
             frame = self._channel.receive(block=deadline is None)
             if frame == b"":
@@ -134,6 +133,14 @@ class HostInbox:
                 return
             if self._backlog:
                 return
+
+    def _poller(self) -> select.poll:
+        """One for each thread: a poll object serves one at a time."""
+        poller: select.poll | None = getattr(self._local, "poller", None)
+        if poller is None:
+            poller = self._local.poller = select.poll()
+            poller.register(self._channel.fileno(), select.POLLIN)
+        return poller
 
     def _admit(self, frame: bytes) -> bool:
         """Announce what came; False when it is void."""
