@@ -69,7 +69,9 @@ class ServerTransaction:
         return max(0, cursor.rowcount)
 
     def any_of(self, column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-        kind = "bigint" if values and isinstance(values[0], int) else "text"
+        if not values:
+            return "1 = 0", []
+        kind = "bigint" if isinstance(values[0], int) else "text"
         return f"{column} = ANY(?::{kind}[])", [list(values)]
 
     def now(self) -> float:
