@@ -63,9 +63,7 @@ class Control:
         `signal` is accepted for Celery's sake: a process is always ended by SIGKILL, and only for this task.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        self.broadcast(
-            "revoke", {"task_id": ids, "terminate": terminate, "signal": signal}, destination=destination
-        )
+        self.broadcast("revoke", {"task_id": ids, "terminate": terminate, "signal": signal}, destination=destination)
 
     def terminate(self, task_id: str | Iterable[str], *, destination: Sequence[str] | None = None) -> None:
         """`revoke` with `terminate`."""

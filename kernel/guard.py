@@ -8,7 +8,7 @@ decides and stores how the task ends. So the body alone runs *exposed*, and what
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
@@ -26,12 +26,13 @@ _LOCK_SECONDS: Final = 1.0
 class Guard:
     """Around one run of one body. `interrupted` is the class of the last exception that was sent into it."""
 
-    __slots__ = ("_early", "_lock", "_loop", "_sent", "_state", "_task", "interrupted", "thread_id")
+    __slots__ = ("_early", "_given", "_lock", "_loop", "_sent", "_state", "_task", "interrupted", "thread_id")
 
     def __init__(self) -> None:
         self._state = _READY
         self._early: type[BaseException] | None = None
         self._sent = 0
+        self._given = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -62,7 +63,7 @@ class Guard:
                         self._settle()
 
     async def acall(self, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """The same for a coroutine function, on the running loop: what is sent cancels it."""
+        """The same for a coroutine function, on the running loop: what is sent is raised where it awaits."""
         import asyncio
 
         self.thread_id = threading.get_ident()
@@ -72,14 +73,14 @@ class Guard:
             self._state = _EXPOSED
             if self._early is not None:
                 raise self._early
-            return await body(*args, **kwargs)
+            return await _Sent(self, body(*args, **kwargs))
         except asyncio.CancelledError:
             if self._sent and self.interrupted is not None:
                 raise self.interrupted from None
             raise
         finally:
             self._state = _OVER
-            for _ in range(self._sent):
+            for _ in range(self._sent - self._given):
                 self._task.uncancel()  # type: ignore[union-attr]
 
     def interrupt(self, kind: type[BaseException]) -> bool:
@@ -123,6 +124,15 @@ class Guard:
             self._sent, self.interrupted = self._sent + 1, kind
             self._task.cancel()
 
+    def delivered(self) -> BaseException | None:
+        """What was sent and has not been given to the coroutine yet; None when a cancellation is its own."""
+        if self._sent <= self._given or self.interrupted is None:
+            return None
+        self._given += 1
+        if self._task is not None:
+            self._task.uncancel()
+        return self.interrupted()
+
     def _send(self, kind: type[BaseException]) -> bool:
         # With a limit: a signal handler may come here, and must not wait for ever.
         if not self._lock.acquire(timeout=_LOCK_SECONDS):
@@ -142,6 +152,38 @@ class Guard:
         with self._lock:
             if self.thread_id is not None:
                 _raise_in(self.thread_id, None)
+
+
+class _Sent:
+    """Awaits a coroutine, and gives it the exception that was sent in place of the cancellation that carries it.
+
+    A loop can interrupt what waits only by cancelling it; a task is to see its time limit, and may catch it.
+    """
+
+    __slots__ = ("_coroutine", "_guard")
+
+    def __init__(self, guard: Guard, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._guard = guard
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        import asyncio
+
+        send, given = self._coroutine.send, None
+        try:
+            while True:
+                awaited = send(given)
+                try:
+                    given = yield awaited
+                    send = self._coroutine.send
+                except asyncio.CancelledError as exc:
+                    send, given = self._coroutine.throw, self._guard.delivered() or exc
+                except BaseException as exc:
+                    send, given = self._coroutine.throw, exc
+        except StopIteration as exc:
+            return exc.value
+        finally:
+            self._coroutine.close()
 
 
 class Unguarded(Guard):

@@ -157,4 +157,3 @@ def _handle_signals(engine: Engine) -> None:
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGQUIT, quit_now)
-

@@ -470,12 +470,14 @@ class Engine:
     # the end ------------------------------------------------------------------------------------------------
 
     def _over(self) -> bool:
+        if self._shutdown.past_patience:
+            return True
         if self._shutdown.stage is Stage.RUN or len(self._ledger) or self._events:
             return False
         if not self._drained_children:
             self._drained_children = True
             self._executors.drain()
-        return self._executors.finished or self._shutdown.past_patience
+        return self._executors.finished
 
     def _advance_shutdown(self) -> None:
         if self._shutdown.begins:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kernel import errors
-from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement
+from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.ledger import Item
 
@@ -214,12 +214,39 @@ class Pump:
         assert self.consumer is not None
         if self._failpoints:
             self._failpoints.hit("settle.before")
-        outcomes = self.consumer.settle([settlement for _, settlement in batch])
+        outcomes = self._settle(batch)
         for _ in batch:
             self._settlements.popleft()
         if self._failpoints:
             self._failpoints.hit("settle.sent")
         self._post(WasSettled([(*pair, outcome) for pair, outcome in zip(batch, outcomes, strict=True)]))
+
+    def _settle(self, batch: Sequence[tuple[Item, Settlement]]) -> Sequence[Settled]:
+        """Settle all of them; one that the driver cannot take must not keep the others from it."""
+        assert self.consumer is not None
+        settlements = [settlement for _, settlement in batch]
+        try:
+            return self.consumer.settle(settlements)
+        except errors.OperationalError:
+            raise
+        except Exception as exc:
+            if len(settlements) == 1:
+                return [self._bury(settlements[0], exc)]
+            _log.error("settling %d messages failed, now one by one: %r", len(settlements), exc)
+        return [self._settle([pair])[0] for pair in batch]
+
+    def _bury(self, settlement: Settlement, error: Exception) -> Settled:
+        """Keep a message whose end cannot be stored as a dead letter, with the reason."""
+        assert self.consumer is not None
+        reason = f"its end ({settlement.verdict.value}) could not be stored: {type(error).__name__}: {error}"[:2000]
+        _log.error("%s", reason, exc_info=error)
+        try:
+            return self.consumer.settle([Settlement(settlement.delivery, Verdict.DEAD, reason=reason)])[0]
+        except errors.OperationalError:
+            raise
+        except Exception as exc:
+            _log.critical("the lease will give it back, it cannot even be kept as a dead letter", exc_info=exc)
+            return Settled.STALE
 
     def _close(self) -> None:
         try:

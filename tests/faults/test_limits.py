@@ -29,8 +29,10 @@ def grind(self, key, seconds):
 @app.task
 def patient(key, seconds):
     note("BEGIN", key)
+    deadline = time.monotonic() + seconds
     try:
-        time.sleep(seconds)
+        while time.monotonic() < deadline:
+            time.sleep(0.005)
     except SoftTimeLimitExceeded:
         note("SOFT", key)
         return "cleaned up"
