@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from kernel.interfaces.broker import Broker, Settled, Settlement, Verdict
 from kernel.message import Publication
 from kernel.testing.conformance.broker_kit import AMPLE, BrokerKit, ack, made, make_message, numbers
@@ -76,10 +78,13 @@ class ClaimCases(BrokerKit):
     def test_a_recorded_start_counts_when_its_owner_dies(self, broker: Broker, queue: str) -> None:
         broker.publish(made(queue, 1))
         for starts in range(3):
+            since = time.monotonic()
             consumer = self.consume(broker, queue, lease=self.short_lease)
             delivery = self.one(consumer)
             assert (delivery.starts, delivery.seen) == (starts, starts > 0)
-            assert [*consumer.start([delivery])] == [Settled.DONE]
+            if [*consumer.start([delivery])] != [Settled.DONE]:
+                assert not self.in_time(since), "a start within the lease is recorded"
+                pytest.skip("this machine stood still for longer than the lease")
             self.pass_time(self.short_lease * 1.2)
 
     def test_messages_at_the_delivery_limit_are_handed_out_too(self, broker: Broker, queue: str) -> None:
@@ -94,11 +99,14 @@ class ClaimCases(BrokerKit):
 class LeaseCases(BrokerKit):
     def test_an_expired_lease_is_taken_over_seen_and_uncharged(self, broker: Broker, queue: str) -> None:
         broker.publish(made(queue, 2))
+        since = time.monotonic()
         dead = self.consume(broker, queue, lease=self.short_lease)
         lost = self.gather(dead, 2)
         taker = self.consume(broker, queue)
-        assert self.nothing(taker)
-        taken = self.gather(taker, 2)
+        early = taker.fetch(2, AMPLE, 0)
+        if self.in_time(since):
+            assert not early
+        taken = [*early, *self.gather(taker, 2 - len(early))]
         assert sorted(numbers(taken)) == [0, 1]
         assert [(delivery.seen, delivery.starts) for delivery in taken] == [(True, 0)] * 2
         assert not {delivery.token for delivery in lost} & {delivery.token for delivery in taken}
@@ -143,8 +151,11 @@ class LeaseCases(BrokerKit):
         owner, other = self.consume(broker, queue, lease=self.short_lease), self.consume(broker, queue)
         delivery = self.one(owner)
         for _ in range(8):
+            since = time.monotonic()
             self.pass_time(self.short_lease / 4)
-            assert owner.renew() is True
+            if not owner.renew():
+                assert not self.in_time(since), "a lease that is renewed in time runs on"
+                pytest.skip("this machine stood still for longer than the lease")
         assert self.nothing(other)
         assert [*owner.settle(ack([delivery]))] == [Settled.DONE]
 

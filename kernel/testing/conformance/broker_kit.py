@@ -129,6 +129,10 @@ class BrokerKit:
         assert len(taken) == 1, f"expected one delivery within {self.patience} s, got {len(taken)}"
         return taken[0]
 
+    def in_time(self, since: float) -> bool:
+        """Whether a lease that was taken at `since` (monotonic) can still run, however slow this machine is."""
+        return time.monotonic() - since < self.short_lease * 0.9
+
     def give_up(self, consumer: Consumer, delivery: Delivery, **how: Any) -> None:
         """Requeue, and see it done."""
         assert [*consumer.settle([Settlement(delivery, Verdict.REQUEUE, **how)])] == [Settled.DONE]
