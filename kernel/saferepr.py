@@ -61,7 +61,7 @@ def _write(value: Any, parts: list[str], left: int, depth: int) -> int:
     if kind is tuple or kind is list:
         ends = "()" if kind is tuple else "[]"
         return _write_items(((None, item) for item in value), len(value), ends, parts, left, depth, kind is tuple)
-    if kind is dict or (isinstance(value, dict) and kind.__repr__ is dict.__repr__):
+    if kind is dict or (isinstance(value, dict) and getattr(kind, "__repr__", None) is dict.__repr__):
         return _write_items(iter(value.items()), len(value), "{}", parts, left, depth, False)
     if kind is set or kind is frozenset:
         return _write_items(((None, item) for item in value), len(value), "{}", parts, left, depth, False)

@@ -209,6 +209,8 @@ class Task(Generic[P, R_co]):
         raises its error; else the result holds it."""
         from kernel import eager
 
+        # Plugins hear of the app before a task of it runs, here as in a worker.
+        _ = self.app.opened
         return eager.apply(self, *self.checked(args, kwargs), **options)
 
     def push_request(self, **fields: Any) -> None:

@@ -483,3 +483,53 @@ def test_results_of_tasks_that_ignore_them_are_none_at_once(app: Kernel) -> None
     assert quiet.delay().get(timeout=1) is None
     assert quiet.apply_async(ignore_result=False).ignored is False
     assert quiet.map_delay([()])[0].ignored
+
+
+# --- eager mode ---------------------------------------------------------------------------------------------
+
+
+def test_eager_calls_run_here_with_arguments_as_they_would_arrive(app: Kernel) -> None:
+    seen: list[Any] = []
+
+    @app.task(bind=True)
+    def work(self: Task[..., Any], x: Any, y: int = 0) -> Any:
+        seen.append((x, self.request.is_eager, self.request.id))
+        return y
+
+    app.conf.task_always_eager = True
+    result = work.apply_async(((1, 2),), {"y": 5}, countdown=100, queue="x", priority=3, task_id="mine", retry=False)
+    assert (result.get(), result.id) == (5, "mine")
+    assert seen == [([1, 2], True, "mine")]
+    with pytest.raises(errors.EncodeError, match=r"args\[0\]"):
+        work.delay(object())
+    with pytest.raises(TypeError, match="missing"):
+        work.delay()
+    assert [found.get() for found in work.map_delay([(1, 2), {"x": 1, "y": 3}])] == [2, 3]
+    assert app.broker.stats() == []
+
+
+def test_eager_calls_from_coroutines(app: Kernel) -> None:
+    @app.task
+    async def work(x: int) -> int:
+        await asyncio.sleep(0)
+        return x + 1
+
+    app.conf.task_always_eager = True
+
+    async def main() -> int:
+        return await (await work.adelay(1))
+
+    assert asyncio.run(main()) == 2
+
+
+def test_apply_runs_it_with_retries(app: Kernel) -> None:
+    @app.task(bind=True, autoretry_for=(OSError,), max_retries=2, default_retry_delay=0)
+    def work(self: Task[..., Any], fail: int) -> int:
+        if self.request.retries < fail:
+            raise OSError("again")
+        return self.request.retries
+
+    assert work.apply((2,)).get() == 2
+    assert work.apply((3,)).state == "FAILURE"
+    with pytest.raises(OSError, match="again"):
+        work.apply((3,), throw=True)
