@@ -1,4 +1,4 @@
-"""SQLite, PostgreSQL and MySQL broker for kernel."""
+"""SQLite and PostgreSQL broker for kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker on a database: SQLite by a file's path, PostgreSQL and MySQL by URL."""
+"""The broker on a database: SQLite by a file's path, PostgreSQL by URL."""
 
 from __future__ import annotations
 

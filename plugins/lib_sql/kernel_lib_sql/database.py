@@ -128,8 +128,8 @@ def _version_of(tx: Transaction, part: Part) -> int:
 
 
 def database_for(url: str, *, timeout: float = 4.0, options: Mapping[str, Any] | None = None) -> Database:
-    """The database of a URL: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://...``,
-    ``mysql://...``, also with ``sqla+`` or ``db+`` in front. No I/O. Raises `ImproperlyConfigured`."""
+    """The database of a URL: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://...``, also
+    with ``sqla+`` or ``db+`` in front. No I/O. Raises `ImproperlyConfigured`."""
     target = urls.parse(url)
     if target.dialect == "sqlite":
         from kernel_lib_sql.sqlite import SqliteDatabase

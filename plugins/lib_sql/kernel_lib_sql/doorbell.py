@@ -43,8 +43,15 @@ class Doorbell:
                 self._touch(name)
 
     def heard(self, topic: str) -> bool:
-        """Whether anyone listens to `topic` (or to one that shares its code)."""
-        return bool(self._names().get(_code(topic)))
+        """Whether anyone may listen to `topic` (or to one that shares its code)."""
+        return bool(self._names().get(_code(topic))) or not self._has_fifos()
+
+    def _has_fifos(self) -> bool:
+        """Whether this file system has FIFOs: the writers' turn has one wherever there can be one."""
+        with contextlib.suppress(OSError):
+            os.stat("turn.bell", dir_fd=self.folder)
+            return True
+        return False
 
     @property
     def folder(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
-Dialect = Literal["sqlite", "postgresql", "mysql"]
+Dialect = Literal["sqlite", "postgresql"]
 
 
 class Transaction(Protocol):

@@ -16,10 +16,8 @@ _DIALECTS: Final[dict[str, Dialect]] = {
     "sqlite": "sqlite",
     "postgresql": "postgresql",
     "postgres": "postgresql",
-    "mysql": "mysql",
-    "mariadb": "mysql",
 }
-_PORTS: Final[dict[Dialect, int]] = {"sqlite": 0, "postgresql": 5432, "mysql": 3306}
+_PORTS: Final[dict[Dialect, int]] = {"sqlite": 0, "postgresql": 5432}
 _PASSWORD: Final = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -41,10 +39,16 @@ def parse(url: str) -> Target:
     scheme, separator, rest = text.partition("://")
     name, _, driver = scheme.partition("+")
     dialect = _DIALECTS.get(name.lower())
+    if name.lower() in ("mysql", "mariadb"):
+        # Claims rest on partial indexes, RETURNING and notifications, none of which these have.
+        raise errors.ImproperlyConfigured(
+            f"{mask(url)!r}: MySQL and MariaDB are not supported; use postgresql://user:password@host/name, or "
+            "sqlite:///jobs.db on one machine"
+        )
     if not separator or dialect is None:
         raise errors.ImproperlyConfigured(
             f"{mask(url)!r} is no URL of a database; right are sqlite:///jobs.db, sqlite:////var/lib/app/jobs.db, "
-            "postgresql://user:password@host/name, mysql://user:password@host/name"
+            "postgresql://user:password@host/name"
         )
     if dialect == "sqlite":
         return Target("sqlite", text, _sqlite_path(url, rest))
