@@ -21,6 +21,7 @@ from kernel.extensions import Extensions
 from kernel.importing import Discovery, Packages, import_modules
 from kernel.naming import task_name
 from kernel.registry import TaskRegistry
+from kernel.request import Request, current_request, running_request
 from kernel.zone import zone_of
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ class Kernel:
         self._discoveries: list[Discovery] = []
         self._codecs: Codecs | None = None
         self._calls: Calls | None = None
-        self._zone: tuple[tuple[Any, ...], tzinfo] | None = None
         given = {"broker_url": broker, "result_backend": backend, "include": include, **settings}
         named = [plugin for plugin in plugins if isinstance(plugin, str)]
         if named:
@@ -147,10 +147,14 @@ class Kernel:
         """Make `task` the one of that name, whatever was there; `register_task` asks first."""
         task.connect(self, name)
         self.tasks[name] = task
-        for opened in self._opened.values():
-            opened.publisher.forget_plan(name)
+        self.forget_plan(name)
         if self._configured:
             self.extensions.setup("kernel_task_registered", app=self, task=task)
+
+    def forget_plan(self, name: str) -> None:
+        """A task of that name was added or changed."""
+        for opened in self._opened.values():
+            opened.publisher.forget_plan(name)
 
     def gen_task_name(self, name: str, module: str) -> str:
         """The name of a task that was given none; may be overridden."""
@@ -190,6 +194,19 @@ class Kernel:
         from kernel import result
 
         return result.AsyncResult(id, backend, task_name, self, parent)
+
+    @property
+    def current_task(self) -> task_module.Task[..., Any] | None:
+        """The task of this app whose body runs in this context, called by a worker or directly."""
+        return self._task_of(current_request.get())
+
+    @property
+    def current_worker_task(self) -> task_module.Task[..., Any] | None:
+        """The same, past direct calls: the task that the worker runs."""
+        return self._task_of(running_request())
+
+    def _task_of(self, request: Request | None) -> task_module.Task[..., Any] | None:
+        return None if request is None or request.app is not self else self.tasks.get(request.task or "")
 
     # --- modules --------------------------------------------------------------------------------------------
 
@@ -240,10 +257,7 @@ class Kernel:
     @property
     def timezone(self) -> tzinfo:
         """The zone of the setting `timezone`."""
-        key = (self.conf.timezone, self.conf.enable_utc)
-        if self._zone is None or self._zone[0] != key:
-            self._zone = key, zone_of(key[0], enable_utc=key[1])
-        return self._zone[1]
+        return zone_of(self.conf.timezone, enable_utc=self.conf.enable_utc)
 
     def uses_utc_timezone(self) -> bool:
         return str(self.timezone) == "UTC"
@@ -318,10 +332,8 @@ class Kernel:
                 failures.append(exc)
         self.conf.thaw()
         self._codecs = None
-        if len(failures) == 1:
-            raise failures[0]
         if failures:
-            raise ExceptionGroup(f"closing the app {self.main!r} failed", failures)
+            raise failures[0] if len(failures) == 1 else ExceptionGroup(f"closing {self!r} failed", failures)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -358,11 +370,6 @@ class Kernel:
         return self.opened.waiter
 
     @property
-    def declared_queues(self) -> set[str]:
-        """Queues that this process has made sure of."""
-        return self.opened.declared_queues
-
-    @property
     def oid(self) -> str:
         """An id of this app in this process."""
         return self.opened.oid
@@ -388,8 +395,7 @@ class Kernel:
     def start(self, argv: Sequence[str] | None = None) -> int:
         """Run the command line with this app; returns its exit code."""
         # By name, since the command line is a room above this one and imports it.
-        code: int = importlib.import_module("kernel.cli").main(argv, app=self)
-        return code
+        return int(importlib.import_module("kernel.cli").main(argv, app=self))
 
     def worker_main(self, argv: Sequence[str] | None = None) -> int:
         """`start` for the command ``worker``, which must be in `argv`. Raises ValueError."""

@@ -61,6 +61,8 @@ def decorate(app: Kernel, function: Callable[..., Any], options: Mapping[str, An
     options = dict(options)
     wanted, base, keep = options.pop("name", None), options.pop("base", None), options.pop("filter", None)
     check_task_options(options, lambda: _plugin_options(app))
+    if wanted is None and not hasattr(function, "__name__"):
+        raise TypeError(f"{function!r:.80} has no name of its own: give the task one with name=...")
     name = wanted or app.gen_task_name(function.__name__, function.__module__)
     with app.registering:
         standing = app.tasks.get(name)

@@ -129,7 +129,7 @@ class Delivering:
 
     def _declare(self, batch: Sequence[Publication]) -> None:
         """Make the queues exist that this process has not sent to before."""
-        declared = self._app.declared_queues
+        declared = self._app.opened.declared_queues
         new = {publication.queue for publication in batch} - declared
         if new:
             self._app.broker.declare([QueueSpec(name) for name in sorted(new)])

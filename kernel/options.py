@@ -107,6 +107,21 @@ class CallOptions(TypedDict, total=False):
 TASK_OPTIONS: Final = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS: Final = frozenset(CallOptions.__annotations__)
 
+# Options of a task that are the defaults of every call of it.
+CALL_DEFAULTS: Final = (
+    "queue",
+    "routing_key",
+    "exchange",
+    "priority",
+    "expires",
+    "serializer",
+    "delivery_mode",
+    "compression",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+)
+
 NOT_SERVED: Final[Mapping[str, str]] = {
     "rate_limit": "rate limits come with a later version",
     "retry_on_worker_lost": "a task whose process died is claimed again by itself",

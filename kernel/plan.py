@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernel.codecs import EMPTY_EMBED
 from kernel.message import Message, Publication
+from kernel.options import CALL_DEFAULTS
 from kernel.saferepr import args_repr, kwargs_repr
 
 if TYPE_CHECKING:
@@ -33,20 +34,6 @@ SETTINGS: Final = (
 
 fingerprint: Final[Callable[[Settings], tuple[Any, ...]]] = attrgetter(*SETTINGS)
 
-# Options of a task that are the defaults of every call of it.
-CALL_DEFAULTS: Final = (
-    "queue",
-    "routing_key",
-    "exchange",
-    "priority",
-    "expires",
-    "serializer",
-    "delivery_mode",
-    "compression",
-    "time_limit",
-    "soft_time_limit",
-    "ignore_result",
-)
 # What a plan knows by itself; other defaults of a task (an expiry, an exchange) make each call be worked out.
 _PLAIN_DEFAULTS: Final = frozenset(
     {"queue", "priority", "serializer", "delivery_mode", "time_limit", "soft_time_limit", "ignore_result"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Type
 from kernel import errors
 from kernel.arguments import Arguments
 from kernel.call import NO_OPTIONS
+from kernel.options import CALL_DEFAULTS
 from kernel.request import Request, current_request
 from kernel.signature import Signature
 
@@ -115,6 +116,15 @@ class Task(Generic[P, R_co]):
         for name in FROM_SETTINGS:
             if name in cls.__dict__ and cls.__dict__[name] is None:
                 delattr(cls, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value is None and name in FROM_SETTINGS:
+            self.__dict__.pop(name, None)
+        else:
+            object.__setattr__(self, name, value)
+        if name in CALL_DEFAULTS and self._app is not None:
+            # What its calls have in common was worked out with the old value.
+            self._app.forget_plan(self.name)
 
     # --- what it is -----------------------------------------------------------------------------------------
 

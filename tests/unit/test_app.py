@@ -186,6 +186,14 @@ def test_options_that_cannot_be_are_refused(app: Kernel, options: dict[str, Any]
         app.task(**options)(lambda: None)
 
 
+def test_a_callable_without_a_name_needs_one(app: Kernel) -> None:
+    from functools import partial
+
+    with pytest.raises(TypeError, match="name="):
+        app.task(partial(int, base=2))
+    assert app.task(name="binary")(partial(int, base=2))("101") == 5
+
+
 def test_an_option_that_has_no_effect_yet_is_told(app: Kernel) -> None:
     with pytest.warns(errors.OptionNotServed, match="rate_limit"):
         app.task(name="x", rate_limit="10/s")(lambda: None)

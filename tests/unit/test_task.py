@@ -93,6 +93,21 @@ def test_the_request_is_the_one_of_this_task(app: Kernel) -> None:
     assert outer.request.called_directly
 
 
+def test_the_current_task(app: Kernel) -> None:
+    @app.task
+    def inner() -> Any:
+        return app.current_task, app.current_worker_task
+
+    @app.task
+    def outer() -> Any:
+        return app.current_task, inner()
+
+    with Within(running(outer, entered=False)):
+        assert outer() == (outer, (inner, outer))
+    assert app.current_task is None
+    assert Kernel("other", broker="memory://").current_task is None
+
+
 def test_an_overridden_call_is_around_every_run(app: Kernel) -> None:
     class Noisy(Task[..., Any]):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -132,6 +147,20 @@ def test_options_follow_settings_until_they_are_set(app: Kernel) -> None:
     assert plain.ignore_result is True
     assert special.compression == "zlib"
     assert (plain.max_retries, plain.default_retry_delay, plain.retry_backoff_max) == (3, 180, 600)
+
+
+def test_an_option_that_is_set_later_counts_from_then_on(app: Kernel) -> None:
+    @app.task(name="work")
+    def work() -> None: ...
+
+    work.delay()
+    work.priority, work.time_limit, work.queue = 5, 9, "later"
+    work.delay()
+    work.priority = None
+    work.delay()
+    found = [(message.priority, message.headers["timelimit"][0]) for message in app.broker.peek("later", 5)]
+    assert found == [(5, 9), (0, 9)]
+    assert app.broker.peek("celery", 5)[0].headers["timelimit"] == [None, None]
 
 
 def test_every_option_that_follows_a_setting_has_one(app: Kernel) -> None:
