@@ -12,9 +12,7 @@ DRIVERS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "brokers": {
         "amqp": ("kernel-broker-amqp", "amqp"),
         "amqps": ("kernel-broker-amqp", "amqp"),
-        "mariadb": ("kernel-broker-sql", "mysql"),
         "memory": ("kernel-broker-memory", "memory"),
-        "mysql": ("kernel-broker-sql", "mysql"),
         "postgresql": ("kernel-broker-sql", "postgresql"),
         "pyamqp": ("kernel-broker-amqp", "amqp"),
         "redis": ("kernel-broker-redis", "redis"),
@@ -24,9 +22,7 @@ DRIVERS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "backends": {
         "db": ("kernel-backend-sql", "sql"),
-        "mariadb": ("kernel-backend-sql", "mysql"),
         "memory": ("kernel-backend-memory", "memory"),
-        "mysql": ("kernel-backend-sql", "mysql"),
         "postgresql": ("kernel-backend-sql", "postgresql"),
         "redis": ("kernel-backend-redis", "redis"),
         "rediss": ("kernel-backend-redis", "redis"),
