@@ -74,7 +74,7 @@ class Child:
         self._page.enter(self.number, self.pid)
         extensions = self.app.extensions
         extensions.setup("kernel_child_start", child=self)
-        pool = drivers.load("pools", self._facts.pool)(
+        pool = drivers.load("pools", self._facts.pool, choices=self.app.conf.drivers)(
             PoolConfig(slots=self._facts.slots, settings=self._facts.pool_settings)
         )
         self._send(frames.pack_note(frames.KIND_READY, self.number))

@@ -141,7 +141,7 @@ class Local:
             valid=self.lease_valid,
             failpoints=failpoints,
         )
-        driver = drivers.load("pools", manifest.pool)
+        driver = drivers.load("pools", manifest.pool, choices=manifest.settings.get("drivers"))
         if not driver.capabilities.in_process:
             raise errors.ImproperlyConfigured(
                 f"the pool {manifest.pool!r} runs tasks in child processes and cannot be hosted with processes=0; "

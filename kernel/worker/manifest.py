@@ -92,11 +92,15 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
     if options.settings:
         app.conf.override(options.settings)
     conf = app.conf
+    # The engine's plugins read their settings from the manifest, which carries defaults of what is declared alone.
+    for plugin, declared in app.extensions.collect_from("kernel_settings"):
+        conf.declare(declared, f"the plugin {plugin}")
     pool_name = options.pool or conf.worker_pool
-    pool = drivers.load("pools", pool_name)
+    pool = drivers.load("pools", pool_name, choices=conf.drivers)
+    conf.declare(pool.settings, f"the pool {pool_name}")
     processes, slots = layout(pool.capabilities, options, conf)
     broker = app.broker_config(read=True)
-    driver = drivers.load("brokers", broker.url)
+    driver = drivers.load("brokers", broker.url, choices=conf.drivers)
     if processes and not driver.capabilities.crosses_processes:
         raise errors.ImproperlyConfigured(
             f"the broker {broker.url.partition(':')[0]!r} lives in one process, and this worker would run tasks in "

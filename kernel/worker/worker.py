@@ -158,14 +158,14 @@ class Worker:
 
 def broker_of(manifest: Manifest) -> Broker:
     """The broker's driver, not opened."""
-    driver = drivers.load("brokers", manifest.broker["url"])
+    driver = drivers.load("brokers", manifest.broker["url"], choices=manifest.settings.get("drivers"))
     broker: Broker = driver(BrokerConfig(**manifest.broker))
     return broker
 
 
 def engine_of(manifest: Manifest, executors: Executors, *, exit_when_stalled: bool = False) -> Engine:
     """An engine that has no app: its plugins are those of entry points and of the setting `plugins`."""
-    extensions = Extensions(manifest.settings, where="engine")
+    extensions = Extensions({**manifest.settings, "plugins": manifest.plugins}, where="engine")
     return Engine(manifest, broker_of(manifest), executors, extensions, exit_when_stalled=exit_when_stalled)
 
 

@@ -43,9 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     return code, rows, "\n".join(data["faults"]) + seen.err
 
 
-def install(
-    installer, name="acme", source=POOL.format(interface="(1, 0)"), group="kernel.pools", target="Pool", **more
-):
+def install(installer, name="acme", source=POOL, group="kernel.pools", target="Pool"):
     module = f"{name}_made_up"
     installer.add(
         f"{name}-dist",
