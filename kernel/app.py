@@ -86,6 +86,7 @@ class Kernel:
         self._state: State = "new"
         self._configured = False
         self._opened: dict[int, Opened] = {}
+        self._inherited: list[Opened] = []
         self._discoveries: list[Discovery] = []
         self._codecs: Codecs | None = None
         self._calls: Calls | None = None
@@ -288,7 +289,12 @@ class Kernel:
         from kernel.opened import Opened  # what a program that only defines tasks does not need
 
         # No lock: one that another thread held when this process was forked would never be released here.
-        return self._opened.setdefault(os.getpid(), Opened(self))
+        mine = self._opened.setdefault(os.getpid(), Opened(self))
+        for pid in [pid for pid in self._opened if pid != os.getpid()]:
+            # Kept, since collecting it would close connections of the parent; but not where a process that is
+            # given the parent's number one day would find it.
+            self._inherited.append(self._opened.pop(pid))
+        return mine
 
     def _configure(self) -> None:
         """The settings are final from here on: plugins are told of them, and of the tasks there are."""
