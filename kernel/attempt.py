@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
+import os
 import random
 import threading
 import time
@@ -35,6 +37,7 @@ _CONTROL: Final = (errors.Ignore, errors.Retry, errors.Reject)
 # They ask the interpreter to end, which a task has no business to do in a worker.
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
 
+_CLOSE_SECONDS: Final = 1.0
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Body = Callable[..., Any]
@@ -131,11 +134,8 @@ class Loops:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run it to its end on this thread. Where a loop runs already, a thread is started for it."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._own().run(coroutine)
-        return _run_elsewhere(coroutine)
+        # Not inside an except clause: that error would be the context of everything the coroutine raises.
+        return _run_elsewhere(coroutine) if _loop_runs_here() else self._own().run(coroutine)
 
     def _own(self) -> _ThreadLoop:
         loop: _ThreadLoop | None = getattr(self._local, "loop", None)
@@ -143,27 +143,59 @@ class Loops:
             loop = self._local.loop = _ThreadLoop()
         return loop
 
+    def close(self) -> None:
+        """Close the loop of this thread, if it has one."""
+        loop: _ThreadLoop | None = self._local.__dict__.pop("loop", None)
+        if loop is not None:
+            loop.close()
+
 
 class _ThreadLoop:
     def __init__(self) -> None:
-        self._runner = asyncio.Runner()
+        # In a context of its own, since a loop keeps the one it was made in: that would be the first task's.
+        self._loop = contextvars.Context().run(asyncio.new_event_loop)
+        self._pid = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        # Not Runner.run: it would take SIGINT, which is the worker's.
-        return self._runner.get_loop().run_until_complete(coroutine)
+        return self._loop.run_until_complete(coroutine)
+
+    def close(self) -> None:
+        # A forked process shares the descriptor in which the loop's own ones are registered, and must not undo that.
+        if self._loop.is_closed() or self._pid != os.getpid():
+            return
+        if not _loop_runs_here():
+            with contextlib.suppress(Exception):
+                self._loop.run_until_complete(self._end_tasks())
+        self._loop.close()
+
+    async def _end_tasks(self) -> None:
+        """What coroutines left running behind them."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CLOSE_SECONDS)
+        await self._loop.shutdown_asyncgens()
 
     def __del__(self) -> None:
         # A thread's locals are dropped on the thread itself as it ends, and with them its loop.
         with contextlib.suppress(Exception):
-            self._runner.close()
+            self.close()
+
+
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
     from concurrent.futures import ThreadPoolExecutor
-    from contextvars import copy_context
 
     with ThreadPoolExecutor(1, thread_name_prefix="kernel-coroutine") as pool:
-        return pool.submit(copy_context().run, asyncio.run, coroutine).result()
+        return pool.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
 
 
 def run(prepared: Prepared, request: Request, *, guard: Guard, loops: Loops) -> Conclusion:
@@ -172,6 +204,28 @@ def run(prepared: Prepared, request: Request, *, guard: Guard, loops: Loops) -> 
     The request must be the current one.
     """
     started = time.perf_counter()
+    conclusion = _run(prepared, request, guard, loops)
+    conclusion.outcome.runtime = time.perf_counter() - started
+    return _decided(prepared, request, conclusion)
+
+
+async def arun(prepared: Prepared, request: Request, *, guard: Guard) -> Conclusion:
+    """The same for a coroutine function, on the running loop."""
+    started = time.perf_counter()
+    token = joining.set("awaited")
+    try:
+        conclusion = await _arun(prepared, request, guard)
+    finally:
+        joining.reset(token)
+    conclusion.outcome.runtime = time.perf_counter() - started
+    return _decided(prepared, request, conclusion)
+
+
+# The frames of these two are part of the error's traceback. They keep nothing that leads back to the error, or each
+# failure would leave a cycle behind, and with it the arguments of the task, until the collector comes by.
+
+
+def _run(prepared: Prepared, request: Request, guard: Guard, loops: Loops) -> Conclusion:
     in_body = False
     try:
         _observe_start(prepared, request)
@@ -183,39 +237,26 @@ def run(prepared: Prepared, request: Request, *, guard: Guard, loops: Loops) -> 
             value = guard.call(prepared.body, *request.args, **request.kwargs)
         else:
             value = guard.call(prepared.wrapped, request)
-        if type(value) is _Raised:
-            raise value.error
         if type(value) is CoroutineType:
             # A plain function that returns a coroutine, as a decorator around a coroutine function does.
             value = loops.run(_finished(Guard().acall(_itself, value)))
-            if type(value) is _Raised:
-                raise value.error
+        if type(value) is _Raised:
+            return _concluded(prepared, request, guard, value.take(), in_body)
     except BaseException as exc:
-        conclusion = _concluded(prepared, request, guard, exc, in_body)
-    else:
-        conclusion = Conclusion(Outcome(states.SUCCESS, value=value))
-    conclusion.outcome.runtime = time.perf_counter() - started
-    return _decided(prepared, request, conclusion)
+        return _concluded(prepared, request, guard, exc, in_body)
+    return Conclusion(Outcome(states.SUCCESS, value=value))
 
 
-async def arun(prepared: Prepared, request: Request, *, guard: Guard) -> Conclusion:
-    """The same for a coroutine function, on the running loop."""
-    started = time.perf_counter()
+async def _arun(prepared: Prepared, request: Request, guard: Guard) -> Conclusion:
     in_body = False
-    token = joining.set("awaited")
     try:
         _observe_start(prepared, request)
         in_body = True
         request.entered = not prepared.own_call
         value = await guard.acall(_called, prepared, request)
     except BaseException as exc:
-        conclusion = _concluded(prepared, request, guard, exc, in_body)
-    else:
-        conclusion = Conclusion(Outcome(states.SUCCESS, value=value))
-    finally:
-        joining.reset(token)
-    conclusion.outcome.runtime = time.perf_counter() - started
-    return _decided(prepared, request, conclusion)
+        return _concluded(prepared, request, guard, exc, in_body)
+    return Conclusion(Outcome(states.SUCCESS, value=value))
 
 
 def _observe_start(prepared: Prepared, request: Request) -> None:
@@ -240,10 +281,15 @@ async def _itself(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class _Raised:
     """An exception on its way through an event loop, which would take some of them for its own end."""
 
-    __slots__ = ("error",)
+    __slots__ = ("_error",)
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self._error: BaseException | None = error
+
+    def take(self) -> BaseException:
+        error, self._error = self._error, None
+        assert error is not None, "it is taken once"
+        return error
 
 
 async def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -327,6 +373,8 @@ def backoff(factor: float | bool, *, retries: int, maximum: float, jitter: bool)
 def _retry(prepared: Prepared, request: Request, retry: errors.Retry) -> Conclusion:
     error = retry.exc if isinstance(retry.exc, BaseException) else retry
     text = failure.traceback_text(error if error.__traceback__ is not None else retry, skip=_is_ours)
+    # `Task.retry` has it in a local variable: its traceback would be part of a cycle, with the task's arguments.
+    retry.__traceback__ = None
     delay = _delay(prepared.app, retry.when)
     return Conclusion(Outcome(states.RETRY, error=error, traceback=text, retry_in=delay), retry=retry)
 

@@ -86,16 +86,11 @@ def apply(
 
 def _run(prepared: Prepared, request: Request, throw: bool) -> EagerResult[Any]:
     loops = Loops()
-    while True:
-        current_request.set(request)
-        conclusion = attempt.run(prepared, request, guard=Unguarded(), loops=loops)
-        outcome = conclusion.outcome
-        again = _next(prepared, request, conclusion) if outcome.state == states.RETRY else None
-        _store(prepared, request, conclusion)
-        _observe(prepared, request, conclusion, loops)
-        if again is None:
-            break
-        request = again
+    try:
+        request, conclusion = _attempts(prepared, request, loops)
+    finally:
+        loops.close()
+    outcome = conclusion.outcome
     if outcome.state == states.SUCCESS:
         _call_links(prepared, request, request.callbacks, (outcome.value,), throw=throw)
     elif outcome.state == states.FAILURE:
@@ -104,6 +99,20 @@ def _run(prepared: Prepared, request: Request, throw: bool) -> EagerResult[Any]:
         raise outcome.error
     value = outcome.value if outcome.state == states.SUCCESS else outcome.error
     return EagerResult(request.id or "", value, outcome.state, traceback=outcome.traceback, name=prepared.name)
+
+
+def _attempts(prepared: Prepared, request: Request, loops: Loops) -> tuple[Request, Conclusion]:
+    """As many as it takes; the last one."""
+    while True:
+        current_request.set(request)
+        conclusion = attempt.run(prepared, request, guard=Unguarded(), loops=loops)
+        outcome = conclusion.outcome
+        again = _next(prepared, request, conclusion) if outcome.state == states.RETRY else None
+        _store(prepared, request, conclusion)
+        _observe(prepared, request, conclusion, loops)
+        if again is None:
+            return request, conclusion
+        request = again
 
 
 def _next(prepared: Prepared, request: Request, conclusion: Conclusion) -> Request:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,12 +46,17 @@ def attempted(
     app: Kernel, task: Task[..., Any], *args: Any, guard: Guard | None = None, loops: Loops | None = None, **fields: Any
 ) -> Conclusion:
     request = request_of(app, task, *args, **fields)
+    used = loops or Loops()
 
     def run() -> Conclusion:
         current_request.set(request)
-        return attempt.run(Prepared(app, task), request, guard=guard or Guard(), loops=loops or Loops())
+        return attempt.run(Prepared(app, task), request, guard=guard or Guard(), loops=used)
 
-    return contextvars.copy_context().run(run)
+    try:
+        return contextvars.copy_context().run(run)
+    finally:
+        if loops is None:
+            used.close()
 
 
 def raising(app: Kernel, error: BaseException | type[BaseException], **options: Any) -> Task[..., Any]:
@@ -227,6 +234,7 @@ def test_coroutines_of_one_thread_share_a_loop_which_ends_with_the_thread(app: K
     assert found[0] is found[1]
     assert found[0].is_closed()
     assert attempted(app, which, loops=loops).outcome.value is not found[0]
+    loops.close()
 
 
 def test_a_coroutine_inside_a_running_loop(app: Kernel) -> None:
@@ -260,7 +268,63 @@ def test_a_coroutine_that_fails(app: Kernel) -> None:
 
     outcome = attempted(app, fail).outcome
     assert isinstance(outcome.error, ValueError)
+    assert outcome.error.__context__ is None
     assert "in fail" in (outcome.traceback or "")
+    assert "another exception" not in (outcome.traceback or "")
+
+
+def test_what_a_coroutine_left_running_is_cancelled_when_the_loop_is_closed(app: Kernel) -> None:
+    ends: list[str] = []
+
+    async def background() -> None:
+        try:
+            await asyncio.sleep(LIMIT)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    @app.task
+    async def leave() -> None:
+        kept.append(asyncio.create_task(background()))
+        await asyncio.sleep(0)
+
+    kept: list[Any] = []
+    loops = Loops()
+    assert attempted(app, leave, loops=loops).outcome.state == states.SUCCESS
+    assert ends == []
+    loops.close()
+    assert ends == ["cancelled"]
+
+
+class Precious:
+    pass
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+@pytest.mark.parametrize(
+    "error", [ValueError("v"), errors.Retry(when=1), OSError("retried")], ids=lambda e: type(e).__name__
+)
+def test_a_failed_task_leaves_no_cycle_behind(app: Kernel, coroutine: bool, error: Exception) -> None:
+    def plain(x: Precious) -> None:
+        raise error.with_traceback(None)
+
+    async def awaited(x: Precious) -> None:
+        raise error.with_traceback(None)
+
+    task = app.task(autoretry_for=(OSError,))(awaited if coroutine else plain)
+    loops = Loops()
+    gc.collect()
+    gc.disable()
+    try:
+        precious = Precious()
+        seen = weakref.ref(precious)
+        attempted(app, task, precious, loops=loops)
+        error.__traceback__ = None
+        del precious
+        assert seen() is None, "the arguments are kept by what became of the task"
+    finally:
+        gc.enable()
+        loops.close()
 
 
 # --- retries ------------------------------------------------------------------------------------------------
@@ -578,33 +642,36 @@ def test_signals_at_any_moment_hit_the_body_or_nothing(app: Kernel, on_signal: A
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             guard = current[0] = Guard()
-            outcomes.append(attempt.run(prepared, request_of(app, prepared.task), guard=guard, loops=loops).outcome.state)
+            outcomes.append(
+                attempt.run(prepared, request_of(app, prepared.task), guard=guard, loops=loops).outcome.state
+            )
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert states.SUCCESS in outcomes
     assert set(outcomes) <= {states.SUCCESS, states.FAILURE}
 
 
+@pytest.mark.parametrize("caught", [False, True])
 @pytest.mark.parametrize("blocking", [False, True], ids=["awaits", "computes"])
-def test_a_signal_interrupts_a_coroutine(app: Kernel, on_signal: Any, blocking: bool) -> None:
+def test_a_signal_interrupts_a_coroutine(app: Kernel, on_signal: Any, blocking: bool, caught: bool) -> None:
     guard = Guard()
 
     @app.task
     async def wait() -> str:
+        on_signal(lambda: guard.interrupt(errors.SoftTimeLimitExceeded), 0.05)
         try:
             busy() if blocking else await asyncio.sleep(LIMIT)
         except errors.SoftTimeLimitExceeded:
-            return "raised here"
-        except asyncio.CancelledError:
             await asyncio.sleep(0)  # it may clean up
+            if caught:
+                return "cleaned up"
             raise
         return "not interrupted"
 
     loops = Loops()
-    on_signal(lambda: guard.interrupt(errors.SoftTimeLimitExceeded), 0.05)
     outcome = attempted(app, wait, guard=guard, loops=loops).outcome
-    if blocking:
-        assert outcome.value == "raised here"
+    if caught:
+        assert outcome.value == "cleaned up"
     else:
         assert isinstance(outcome.error, errors.SoftTimeLimitExceeded)
 
@@ -614,6 +681,7 @@ def test_a_signal_interrupts_a_coroutine(app: Kernel, on_signal: Any, blocking: 
         return 1
 
     assert attempted(app, after, loops=loops).outcome.value == 1, "the loop is usable afterwards"
+    loops.close()
 
 
 def test_many_coroutines_and_one_is_interrupted(app: Kernel) -> None:
