@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
+from kernel import errors
 from kernel.interfaces.backend import Backend, Record
 from kernel.testing.conformance.backend_kit import BackendKit, ended, new_id
 
@@ -182,4 +185,25 @@ class WatchCases(BackendKit):
         storing.result()
         assert sorted(record.id for record in seen) == sorted(ids)
         watch.discard(ids)
+        watch.close()
+
+    def test_a_watch_outlives_a_cut_connection(self, backend: Backend) -> None:
+        before, after = new_id(), new_id()
+        watch = backend.watch([before, after])
+        assert [*watch.wait(0)] == []
+        if not self.kill_connections(backend):
+            pytest.skip("there is no connection to cut")
+        told: set[str] = set()
+        stored: set[str] = set()
+        deadline = time.monotonic() + 2 * self.patience
+        while told != {before, after} and time.monotonic() < deadline:
+            # Whoever waits may be told of the cut, once or a few times, and goes on with the same watch.
+            try:
+                for key in {before, after} - stored:
+                    backend.store([ended(key)])
+                    stored.add(key)
+                told.update(record.id for record in watch.wait(0.5))
+            except errors.OperationalError:
+                time.sleep(0.05)
+        assert told == {before, after}
         watch.close()

@@ -114,14 +114,14 @@ def _store(
 
 def _standing(tx: Transaction, keys: Sequence[str], tables: Tables) -> dict[str, tuple[str, int, bool]]:
     """State, attempt, and whether there is an extra row, of what is stored; locked where the dialect locks rows."""
-    condition, values = tx.any_of("task_id", keys)
+    condition, values = _among(tx, "task_id", keys)
     # Writers that lock in one order wait for each other and do not deadlock.
     lock = "" if tx.dialect == "sqlite" else " ORDER BY task_id FOR UPDATE"
     rows = tx.query(f"SELECT task_id, status FROM {tables.tasks} WHERE {condition}{lock}", values)
     if not rows:
         return {}
     # Only now that the rows are locked: joined to the statement above, these would be as old as its snapshot.
-    condition, values = tx.any_of("task_id", [key for key, _ in rows])
+    condition, values = _among(tx, "task_id", [key for key, _ in rows])
     attempts = dict(tx.query(f"SELECT task_id, attempt FROM {tables.extras} WHERE {condition}", values))
     return {key: (status or states.PENDING, attempts.get(key, 0), key in attempts) for key, status in rows}
 
@@ -193,7 +193,7 @@ def _storable(
 def load(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> list[Record | None]:
     """The record of each id, in order; those that Celery wrote too."""
     keys = [key_of(each) for each in ids]
-    condition, values = tx.any_of("t.task_id", sorted(set(keys)))
+    condition, values = _among(tx, "t.task_id", sorted(set(keys)))
     columns = ", ".join(f"t.{name}" for name in _COLUMNS.split(", "))
     rows = tx.query(
         f"SELECT {columns}, x.attempt, x.content_type, x.content_encoding, x.group_id, x.parent_id "
@@ -207,14 +207,14 @@ def load(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> list
 def load_versions(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> dict[str, Any]:
     """For each id that has a record something that differs whenever the record was changed."""
     keys = {key_of(each): each for each in ids}
-    condition, values = tx.any_of("task_id", sorted(keys))
+    condition, values = _among(tx, "task_id", sorted(keys))
     rows = tx.query(f"SELECT task_id, status, date_done FROM {tables.tasks} WHERE {condition}", values)
     return {keys[key]: (status, date) for key, status, date in rows}
 
 
 def forget(tx: Transaction, ids: Iterable[str], tables: Tables = STANDARD) -> None:
     keys = sorted({key_of(each) for each in ids})
-    condition, values = tx.any_of("task_id", keys)
+    condition, values = _among(tx, "task_id", keys)
     for table in (tables.tasks, tables.extras):
         tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
@@ -229,10 +229,18 @@ def cleanup(tx: Transaction, before: float, tables: Tables = STANDARD) -> int:
         f"SELECT task_id FROM {tables.tasks} WHERE date_done < ? ORDER BY date_done LIMIT {_CLEANED}", (limit,)
     )
     if rows:
-        condition, values = tx.any_of("task_id", [key for (key,) in rows])
+        condition, values = _among(tx, "task_id", [key for (key,) in rows])
         for table in (tables.tasks, tables.extras):
             tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
     return len(rows)
+
+
+def _among(tx: Transaction, column: str, keys: Sequence[str]) -> tuple[str, list[Any]]:
+    """A condition that `column` is one of `keys`. On PostgreSQL a join: before a new table is first analyzed, the
+    planner compares each of its rows with each element of an array."""
+    if tx.dialect == "sqlite":
+        return tx.any_of(column, keys)
+    return f"{column} IN (SELECT unnest(?::text[]))", [list(keys)]
 
 
 def _record(id: str, row: Row) -> Record:
