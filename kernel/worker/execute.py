@@ -151,14 +151,19 @@ class Executor:
         finally:
             current_request.set(before)
 
-    def resume(self, assignment: Assignment, standing: Record) -> Ending:
-        """The ending of an assignment whose terminal record turned out to stand already. Never raises."""
-        meant = self._verdicts.pop(assignment.seq, None)
+    def resume(self, assignment: Assignment, standing: Record) -> Ending | None:
+        """The ending of an assignment whose terminal record turned out to stand already. Never raises.
+
+        None when the record is not the task's own but one that its ending names (the rest of a chain, failed by
+        somebody before): that changes nothing of the ending.
+        """
         life = self._life(assignment)
-        if isinstance(life, Life):
-            ending = ends.resume(life, standing)
-        else:
-            ending = Ending(assignment.seq, Verdict.ACK)
+        if not isinstance(life, Life):
+            return Ending(assignment.seq, Verdict.ACK)
+        if standing.id != life.id:
+            return None
+        meant = self._verdicts.pop(assignment.seq, None)
+        ending = ends.resume(life, standing)
         if meant is not None and standing.state in states.PROPAGATE_STATES:
             ending.verdict, ending.reason = meant.verdict, meant.reason
         return ending

@@ -13,14 +13,6 @@ from kernel.worker.assignment import Assignment, Ending, Obituary
 from kernel.worker.execute import Executor, TaskJob
 
 
-class Diary:
-    """A plugin that notes what it is told of tasks; `decision` is what it decides, if anything."""
-
-    def __init__(self) -> None:
-        self.ends: list[tuple[str | None, str]] = []
-        self.starts: list[str | None] = []
-
-
 class Bench:
     """Implements `kernel.worker.assignment.Sink`."""
 
@@ -86,7 +78,8 @@ class Bench:
             [outcome] = self.app.backend.store((record,))
             if outcome.state is StoreState.STANDING and outcome.standing is not None:
                 resumed = self.executor.resume(self.assignments[ending.seq], outcome.standing)
-                return list(resumed.publications)
+                if resumed is not None:
+                    return list(resumed.publications)
         return list(ending.publications)
 
     def finish(self, task: Any, *args: Any, **options: Any) -> Any:

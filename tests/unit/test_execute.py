@@ -269,12 +269,21 @@ def test_a_dead_letter_stays_one_when_its_record_stands(bench: Bench, add: Any) 
     [standing] = bench.app.backend.load(["x"])
     assert standing is not None
     resumed = bench.executor.resume(bench.assignments[ending.seq], standing)
+    assert resumed is not None
     assert (resumed.verdict, resumed.reason) == (Verdict.DEAD, ending.reason)
 
 
 def test_a_resumed_task_whose_message_cannot_be_read(bench: Bench) -> None:
     assignment = bench.assignment(message(b"nonsense"))
-    assert bench.executor.resume(assignment, Record(id="x", state=states.SUCCESS)).verdict is Verdict.ACK
+    resumed = bench.executor.resume(assignment, Record(id="x", state=states.SUCCESS))
+    assert resumed is not None
+    assert resumed.verdict is Verdict.ACK
+
+
+def test_a_record_of_another_task_resumes_nothing(bench: Bench, add: Any) -> None:
+    ending = bench.run(add, 1, 2)
+    assignment = bench.assignments[ending.seq]
+    assert bench.executor.resume(assignment, Record(id="of-the-chain", state=states.FAILURE)) is None
 
 
 # --- STARTED ------------------------------------------------------------------------------------------------
