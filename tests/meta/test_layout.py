@@ -131,7 +131,7 @@ def test_constraints_pin_plain_versions() -> None:
         if not line.startswith("#"):
             name, equals, version = line.partition("==")
             assert equals, line
-            assert name.replace("-", "").replace("_", "").isalnum(), line
+            assert name.replace("-", "").replace("_", "").replace(".", "").isalnum(), line
             assert version.replace(".", "").isalnum(), line
 
 
