@@ -10,7 +10,7 @@ import pytest
 # The kernel reads its settings from variables of this prefix; a developer's own must not change what a test sees.
 PREFIX = "KERNEL_"
 # These steer the tests themselves.
-KEPT = frozenset({"KERNEL_TEST_POSTGRESQL", "KERNEL_TEST_MYSQL"})
+KEPT = frozenset({"KERNEL_TEST_POSTGRESQL"})
 
 
 @pytest.fixture(autouse=True)
