@@ -9,14 +9,12 @@ import pytest
 
 # The kernel reads its settings from variables of this prefix; a developer's own must not change what a test sees.
 PREFIX = "KERNEL_"
-# These steer the tests themselves.
-KEPT = frozenset({"KERNEL_TEST_POSTGRESQL"})
 
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
-        if name.startswith(PREFIX) and name not in KEPT:
+        if name.startswith(PREFIX):
             monkeypatch.delenv(name)
 
 
