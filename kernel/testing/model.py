@@ -305,10 +305,10 @@ def random_step(walk: LeaseWalk, dice: random.Random) -> None:
         (0.26, lambda: walk.publish(queue, dice.choice((0, 0, 0, 5, 255)), dice.choice((0, 0, 0, 0.5, 3, 40)))),
         (0.18, lambda: walk.fetch(index, dice.randrange(6), dice.choice((1 << 30, 1 << 30, 400)))),
         (0.08, lambda: walk.start(index, which)),
-        (0.18, lambda: walk.settle(index, which, Verdict.ACK)),
+        (0.13, lambda: walk.settle(index, which, Verdict.ACK)),
         (0.07, lambda: walk.settle(index, which, Verdict.REQUEUE, charged=dice.random() < 0.5)),
         (0.03, lambda: walk.settle(index, which, Verdict.REQUEUE, delay=dice.choice((0.5, 20)))),
-        (0.02, lambda: walk.settle(index, which, Verdict.DEAD, charged=dice.random() < 0.5)),
+        (0.06, lambda: walk.settle(index, which, Verdict.DEAD, charged=dice.random() < 0.5)),
         (0.04, lambda: walk.renew(index)),
         (0.06, lambda: walk.pass_time(dice.choice((0.1, 1, 4, 11, 35)))),
         (0.02, lambda: walk.open_consumer(dice.sample(QUEUES, dice.randint(1, 3)), dice.choice((1.0, 10.0, 30.0)))),
@@ -316,7 +316,7 @@ def random_step(walk: LeaseWalk, dice: random.Random) -> None:
         (0.01, lambda: walk.die(index)),
         (0.01, lambda: walk.pause(queue, dice.random() < 0.4)),
         (0.01, lambda: walk.purge(queue) if dice.random() < 0.1 else None),
-        (0.01, lambda: walk.retry_dead(which)),
+        (0.02, lambda: walk.retry_dead(which)),
         (0.01, lambda: walk.drop_dead(which)),
     ]
     for weight, step in steps:
