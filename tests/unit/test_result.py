@@ -360,11 +360,17 @@ def test_forget(app: Kernel) -> None:
     assert not parent.exists()
 
 
-def test_revoke_says_what_is_missing(app: Kernel) -> None:
-    if getattr(app, "control", None) is not None:
-        pytest.skip("this app has remote control")
-    with pytest.raises(NotImplementedError, match=r"app\.control"):
-        app.AsyncResult("a").revoke()
+@pytest.mark.parametrize("terminate", [False, True])
+def test_revoke_tells_the_workers(app: Kernel, terminate: bool) -> None:
+    subscription = app.broker.subscribe("celery.pidbox")
+    try:
+        app.AsyncResult("a").revoke(terminate=terminate, wait=True, timeout=1)
+        [message] = subscription.read(10, LIMIT)
+    finally:
+        subscription.close()
+    command = json.loads(message.body)
+    assert (command["method"], command["destination"]) == ("revoke", None)
+    assert command["arguments"] == {"task_id": ["a"], "terminate": terminate, "signal": "SIGTERM"}
 
 
 def test_without_a_backend_the_error_says_so() -> None:
