@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kernel import result as result_module
     from kernel.aio import Bridge
     from kernel.calls import Calls
+    from kernel.control import Control
     from kernel.decorator import BoundDecorator, CoroutineTask, Decorator
     from kernel.interfaces.backend import Backend
     from kernel.interfaces.broker import Broker, BrokerConfig
@@ -379,6 +380,13 @@ class Kernel:
     def oid(self) -> str:
         """An id of this app in this process."""
         return self.opened.oid
+
+    @property
+    def control(self) -> Control:
+        """Commands to running workers."""
+        from kernel.control import Control
+
+        return Control(self)
 
     @property
     def calls(self) -> Calls:

@@ -387,16 +387,11 @@ class AsyncResult(Generic[R_co]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Ask all workers not to run the task; with `terminate`, to end it if it runs.
+        """Tell all workers not to run the task; with `terminate`, to end it if it runs; see `Control.revoke`.
 
-        Raises NotImplementedError where the app has no remote control. `connection` is there for Celery's callers.
+        `connection`, `wait` and `timeout` are there for Celery's callers: no answers are collected.
         """
-        control = getattr(self.app, "control", None)
-        if control is None:
-            raise NotImplementedError(
-                f"the task {self.id} cannot be revoked: this version has no remote control of workers (app.control) yet"
-            )
-        control.revoke(self.id, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
+        self.app.control.revoke(self.id, terminate=terminate, signal=signal or "SIGTERM")
 
     # --- as data --------------------------------------------------------------------------------------------
 

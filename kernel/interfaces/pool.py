@@ -6,9 +6,8 @@ A pool driver is a *runner*. How many supervised child processes host one is a n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from kernel.interfaces.setting import Setting
@@ -74,7 +73,7 @@ class Inbox(Protocol):
         ...
 
 
-class Drained(Exception):  # noqa: N818 - an end, not an error
+class Drained(Exception):
     """No more jobs will come: finish what runs, then return from `serve`."""
 
 

@@ -344,6 +344,8 @@ class Children:
     def drain(self) -> None:
         self._draining = True
         self._page.stage = slots.STAGE_DRAIN
+        for _ in range(self.slots):  # readers of datagram sockets see no end; these wake them, and are void
+            self._inbox.send(frames.pack_batch(self._page.epoch, []), block=False)
         self._inbox.close()
 
     @property

@@ -70,42 +70,18 @@ class Engine:
         self._limit = int(limit) if limit else None
         self._ledger = Ledger()
         self._pace = Pace()
-        prefetch = settings.get("worker_prefetch_multiplier")
-        # A child that is to be replaced after so many tasks must not be handed more of them together.
-        share = not settings.get("worker_max_tasks_per_child")
-        self._dispatcher = Dispatcher(
-            self._ledger, self._pace, executors, prepare=self._prepare, prefetch=prefetch, share=share
-        )
         self._intake = Intake(manifest, delivery_limit=self._limit)
         self._events: deque[Event] = deque()
+        self._commands: deque[Command] = deque()
+        self._revoked = Revoked()
         self._waker = Waker()
         self._selector = selectors.DefaultSelector()
-        retry = settings.get("broker_connection_retry", True)
-        self.pump = Pump(
-            broker,
-            [QueueSpec(name) for name in manifest.queues],
-            ConsumeOptions(owner=manifest.hostname, lease=self._lease, delivery_limit=self._limit),
-            room=self._room,
-            post=self._post,
-            failpoints=self.failpoints,
-            connect_retries=settings.get("broker_connection_max_retries", 100) if retry else 0,
-            close_broker=owns_broker,
-        )
-        self._renewer = Renewer(self.pump, self._lease, held=self._on_lease, lost=self._on_lease_lost)
+        self._dispatcher = self._make_dispatcher()
+        self.pump = self._make_pump(broker, close_broker=owns_broker)
+        self._renewer = Renewer(self.pump, self._lease, held=executors.set_lease, lost=self._on_lease_lost)
         self._status_file = StatusFile(manifest.hostname)
-        self._keeper = Keeper(
-            self._ledger,
-            executors,
-            extensions,
-            lease=self._lease,
-            limit_grace=float(settings.get("worker_limit_grace") or 5.0),
-            hook_deadline=float(settings.get("worker_hook_deadline") or 60.0),
-            stalled=self._on_stalled,
-            publish=self._status_file.write,
-        )
-        self._commands: deque[Command] = deque()
+        self._keeper = self._make_keeper()
         self._command_reader = CommandReader(broker, manifest.hostname, self._post_command)
-        self._revoked = Revoked()
         self._shutdown = Shutdown(float(settings.get("worker_soft_shutdown_timeout") or 0.0))
         self._heartbeat_at = 0.0
         self._able = False
@@ -115,6 +91,45 @@ class Engine:
         self.processed = 0
         self.stale = 0
         self.status = 0
+
+    def _make_dispatcher(self) -> Dispatcher:
+        settings = self._manifest.settings
+        return Dispatcher(
+            self._ledger,
+            self._pace,
+            self._executors,
+            prepare=self._prepare,
+            prefetch=settings.get("worker_prefetch_multiplier"),
+            # A child that is to be replaced after so many tasks must not be handed more of them together.
+            share=not settings.get("worker_max_tasks_per_child"),
+        )
+
+    def _make_pump(self, broker: Broker, *, close_broker: bool) -> Pump:
+        settings = self._manifest.settings
+        retry = settings.get("broker_connection_retry", True)
+        return Pump(
+            broker,
+            [QueueSpec(name) for name in self._manifest.queues],
+            ConsumeOptions(owner=self.hostname, lease=self._lease, delivery_limit=self._limit),
+            room=self._room,
+            post=self._post,
+            failpoints=self.failpoints,
+            connect_retries=settings.get("broker_connection_max_retries", 100) if retry else 0,
+            close_broker=close_broker,
+        )
+
+    def _make_keeper(self) -> Keeper:
+        settings = self._manifest.settings
+        return Keeper(
+            self._ledger,
+            self._executors,
+            self._extensions,
+            lease=self._lease,
+            limit_grace=float(settings.get("worker_limit_grace") or 5.0),
+            hook_deadline=float(settings.get("worker_hook_deadline") or 60.0),
+            stalled=self._on_stalled,
+            publish=self._status_file.write,
+        )
 
     # WorkerInfo ---------------------------------------------------------------------------------------------
 
@@ -445,9 +460,6 @@ class Engine:
         self._ledger.leave(item)
 
     # the lease ----------------------------------------------------------------------------------------------
-
-    def _on_lease(self, until: float) -> None:
-        self._executors.set_lease(until)
 
     def _on_lease_lost(self) -> None:
         """On the renewer's thread: what runs is told, where its runner can be."""

@@ -126,7 +126,10 @@ class HostInbox:
                 wait = max(0.0, deadline - time.monotonic())
                 if not self._poller().poll(wait * 1000):
                     return
-            frame = self._channel.receive(block=deadline is None)
+            draining = self._page.stage == slots.STAGE_DRAIN
+            frame = self._channel.receive(block=deadline is None and not draining)
+            if frame is None and draining:
+                frame = b""  # where a datagram socket shows no end
             if frame == b"":
                 self.drained = True
             elif frame is not None and self._admit(frame):
