@@ -37,8 +37,8 @@ class SqlBroker:
     settings: tuple[Setting, ...] = ()
 
     def __init__(self, config: api.BrokerConfig) -> None:
-        timeout = config.options.get("timeout", config.timeout)
-        self.database: Database = database_for(config.url, timeout=float(timeout), options=config.options)
+        timeout = _timeout(config.options.get("timeout", config.timeout))
+        self.database: Database = database_for(config.url, timeout=timeout, options=config.options)
         self._lock = threading.Lock()
         self._holders: set[SqlConsumer | SqlSubscription] = set()
         self._doubtful: deque[str] = deque(maxlen=_MAX_DOUBTFUL)
@@ -111,9 +111,12 @@ class SqlBroker:
 
     def purge(self, queue: str) -> int:
         total = 0
+        with self._read() as tx:
+            # What is published from here on is not waited for: a busy publisher would keep us here for ever.
+            last = queues.newest(tx)
         while True:
             with self._write() as tx:
-                purged = queues.purge_some(tx, queue)
+                purged = queues.purge_some(tx, queue, last)
             if not purged:
                 return total
             total += purged
@@ -168,6 +171,14 @@ class SqlBroker:
     def _read(self) -> AbstractContextManager[Transaction]:
         self.database.ensure(BROKER)
         return self.database.read()
+
+
+def _timeout(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise errors.InvalidSetting(
+        f"broker_transport_options['timeout'] is {value!r}; a number of seconds above 0 is needed"
+    )
 
 
 def _refusal(item: Publication) -> api.PublishOutcome | None:

@@ -72,15 +72,25 @@ def _age(tx: Transaction, queue: str, now: float) -> float | None:
     return None if sent is None else max(0.0, now - sent)
 
 
-def purge_some(tx: Transaction, queue: str) -> int:
-    """Delete a part of what waits; 0 when nothing does. In parts, so that nobody waits for a million deletes."""
+def newest(tx: Transaction) -> int:
+    """Up to which number messages exist."""
+    return tx.query("SELECT max(id) FROM kernel_message")[0][0] or 0
+
+
+def purge_some(tx: Transaction, queue: str, last: int) -> int:
+    """Delete a part of what waits up to number `last`; 0 when nothing does. In parts, so that nobody waits for a
+    million deletes."""
     lock = "" if tx.dialect == "sqlite" else " FOR UPDATE SKIP LOCKED"
-    found = tx.query(
-        f"SELECT id FROM kernel_message WHERE queue = ? AND owner IS NULL ORDER BY id LIMIT ?{lock}",  # noqa: S608
-        (queue, _PURGED_AT_ONCE),
-    )
-    ends.delete(tx, [row[0] for row in found])
-    return len(found)
+    # One after the other, because each has its index.
+    for kind in ("due IS NULL", "due IS NOT NULL"):
+        found = tx.query(
+            f"SELECT id FROM kernel_message WHERE owner IS NULL AND {kind} AND queue = ? AND id <= ? LIMIT ?{lock}",  # noqa: S608
+            (queue, last, _PURGED_AT_ONCE),
+        )
+        if found:
+            ends.delete(tx, [row[0] for row in found])
+            return len(found)
+    return 0
 
 
 def peek(tx: Transaction, queue: str, limit: int) -> list[Message]:

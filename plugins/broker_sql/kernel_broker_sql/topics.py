@@ -14,6 +14,7 @@ from kernel_broker_sql import rows
 
 _INSERT: Final = f"INSERT INTO kernel_broadcast (topic, sent, {rows.PAYLOAD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _NEWER: Final = f"SELECT id, {rows.PAYLOAD} FROM kernel_broadcast WHERE topic = ? AND id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_NEWEST: Final = "SELECT max(id) FROM kernel_broadcast WHERE topic = ?"
 _KEPT_SECONDS: Final = 60.0
 _KEPT_MESSAGES: Final = 10_000
 _TRIM_EVERY: Final = 256
@@ -30,7 +31,7 @@ def send(tx: Transaction, name: str, batch: Sequence[Message]) -> None:
         tx.run("SELECT pg_advisory_xact_lock(7165, hashtext(?))", (name,))
     now = tx.now()
     tx.many(_INSERT, [(name, now, *rows.payload_row(message)) for message in batch])
-    last = tx.query("SELECT max(id) FROM kernel_broadcast WHERE topic = ?", (name,))[0][0] or 0
+    last = tx.query(_NEWEST, (name,))[0][0] or 0
     if last % _TRIM_EVERY < len(batch):
         tx.run("DELETE FROM kernel_broadcast WHERE sent < ?", (now - _KEPT_SECONDS,))
         tx.run("DELETE FROM kernel_broadcast WHERE topic = ? AND id <= ?", (name, last - _KEPT_MESSAGES))
@@ -49,7 +50,8 @@ class SqlSubscription:
         # Listening before looking: a broadcast in between is either rung or below the mark.
         self._bell: Bell = database.listen([topic_of(name)])
         with database.read() as tx:
-            self._mark: int = tx.query("SELECT max(id) FROM kernel_broadcast")[0][0] or 0
+            # Of this topic alone: on a server, numbers of others may be ahead of one of ours that is not committed.
+            self._mark: int = tx.query(_NEWEST, (name,))[0][0] or 0
 
     def read(self, limit: int, timeout: float) -> Sequence[Message]:
         with self._reading:

@@ -143,6 +143,7 @@ class FifoBell:
         self._watched: dict[str, int] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._waiting = 0
         self._fallback = threading.Event()
         self._fd = self._make()
 
@@ -151,6 +152,20 @@ class FifoBell:
         return f"bell.{self._id}" if self._fd >= 0 else ""
 
     def wait(self, timeout: float) -> bool:
+        with self._lock:
+            if self._closed:
+                return no_more(timeout)
+            self._waiting += 1
+        try:
+            return self._wait(timeout)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                # The descriptor outlives the wait: its number might be another file's by now.
+                if self._closed and not self._waiting:
+                    self._release()
+
+    def _wait(self, timeout: float) -> bool:
         if self._fd >= 0 and not self._is_there():
             self._make_again()
             return True
@@ -214,8 +229,10 @@ class FifoBell:
             for topic in self._topics:
                 self._unlink(f"{_code(topic)}.{self._id}")
             self._unlink(f"bell.{self._id}")
+            self.wake()
+            if not self._waiting:
+                self._release()
         self._doorbell.forget(self)
-        self._release()
 
     def abandon(self) -> None:
         """Close without touching the folder; for a forked child, whose parent goes on with this bell."""
@@ -275,6 +292,12 @@ class FifoBell:
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._doorbell.folder)
+
+
+def no_more(timeout: float) -> bool:
+    """A bell that was closed: nobody should wait there any more, and whoever does shall not spin."""
+    time.sleep(min(timeout, 0.05))
+    return True
 
 
 def _code(topic: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernel import errors
+from kernel_lib_sql.doorbell import no_more
 
 if TYPE_CHECKING:
     import psycopg
@@ -39,12 +40,29 @@ class NotifyBell:
         self._lock = threading.Lock()
         self._rang = False
         self._pause = 0.0
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._waiting = 0
+        self._is_closed = False
         self._connection: psycopg.Connection[Any] | None = None
 
     def wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while self._reader >= 0:
+        with self._lock:
+            if self._is_closed:
+                return no_more(timeout)
+            self._waiting += 1
+        try:
+            return self._wait(time.monotonic() + timeout)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                # The descriptors outlive the wait: their numbers might be other files' by now.
+                if self._is_closed and not self._waiting:
+                    self._release()
+
+    def _wait(self, deadline: float) -> bool:
+        while not self._is_closed:
             fd = self._ready(deadline)
             if fd is None:
                 return True
@@ -70,6 +88,8 @@ class NotifyBell:
     def _ready(self, deadline: float) -> int | None:
         """The connection's descriptor; None right after connecting anew, -1 while that fails."""
         with self._lock:
+            if self._is_closed:
+                return None
             if self._connection is not None and not self._connection.closed:
                 return self._connection.fileno()
             time.sleep(min(self._pause, max(0.0, deadline - time.monotonic())))
@@ -124,6 +144,8 @@ class NotifyBell:
         if not topics:
             return
         with self._lock:
+            if self._is_closed:
+                return
             before = {channel(topic) for topic in self._topics}
             self._topics = self._topics | set(topics) if verb == "LISTEN" else self._topics - set(topics)
             changed = before ^ {channel(topic) for topic in self._topics}
@@ -147,12 +169,18 @@ class NotifyBell:
 
     def close(self) -> None:
         with self._lock:
-            reader, writer, self._reader, self._writer = self._reader, self._writer, -1, -1
-            connection, self._connection = self._connection, None
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self.wake()
+            if not self._waiting:
+                self._release()
+        self._closed(self)
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        if reader >= 0:
-            os.write(writer, b".")
-            os.close(writer)
-            os.close(reader)
-        self._closed(self)
+        writer, reader, self._writer, self._reader = self._writer, self._reader, -1, -1
+        os.close(writer)
+        os.close(reader)
