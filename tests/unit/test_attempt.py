@@ -1,15 +1,11 @@
-"""One attempt: what each way to end means, and that an interrupt hits the body alone."""
+"""One attempt: what each way to end means."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import gc
-import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from kernel import attempt, errors, states
+from kernel import errors, states
 from kernel.app import Kernel
-from kernel.attempt import Conclusion, Loops, Prepared, backoff
-from kernel.guard import Guard
+from kernel.attempt import Loops, backoff
 from kernel.hooks import hookimpl
 from kernel.interfaces.outcome import Fail, Outcome, RejectMessage, RetryLater, Succeed
-from kernel.request import Request, current_request
+from kernel.request import Request
 from kernel.task import Task
+from tests.unit.attempting import attempted
 
 LIMIT = 20.0
 
@@ -33,30 +29,6 @@ LIMIT = 20.0
 def app() -> Iterator[Kernel]:
     with Kernel("test_attempt", broker="memory://", backend="memory://") as made:
         yield made
-
-
-def request_of(app: Kernel, task: Task[..., Any], *args: Any, **fields: Any) -> Request:
-    return Request(
-        **{"app": app, "id": "id-1", "task": task.name, "args": args, "called_directly": False, "root_id": "id-1"}
-        | fields
-    )
-
-
-def attempted(
-    app: Kernel, task: Task[..., Any], *args: Any, guard: Guard | None = None, loops: Loops | None = None, **fields: Any
-) -> Conclusion:
-    request = request_of(app, task, *args, **fields)
-    used = loops or Loops()
-
-    def run() -> Conclusion:
-        current_request.set(request)
-        return attempt.run(Prepared(app, task), request, guard=guard or Guard(), loops=used)
-
-    try:
-        return contextvars.copy_context().run(run)
-    finally:
-        if loops is None:
-            used.close()
 
 
 def raising(app: Kernel, error: BaseException | type[BaseException], **options: Any) -> Task[..., Any]:
@@ -501,227 +473,3 @@ def test_wrappers_are_around_the_body_from_the_outside_in(coroutine: bool) -> No
         assert attempted(app, awaited if coroutine else plain, 5).outcome.value == 5
     order.remove("body") if not coroutine else None
     assert order == ["first in id-1", "second in id-1", "second out", "first out"]
-
-
-# --- interrupts ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_signal() -> Iterator[Callable[[Callable[[], object], float], None]]:
-    """Runs something in a signal handler of the main thread, after so many seconds."""
-    before = signal.getsignal(signal.SIGALRM)
-
-    def arrange(step: Callable[[], object], seconds: float) -> None:
-        signal.signal(signal.SIGALRM, lambda signum, frame: step())
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    yield arrange
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def busy(seconds: float = LIMIT) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        sum(range(100))
-
-
-def test_a_signal_interrupts_the_body(app: Kernel, on_signal: Any) -> None:
-    guard = Guard()
-    on_signal(lambda: guard.interrupt(errors.SoftTimeLimitExceeded), 0.05)
-    outcome = attempted(app, app.task(busy), guard=guard).outcome
-    assert isinstance(outcome.error, errors.SoftTimeLimitExceeded)
-    assert guard.interrupted is errors.SoftTimeLimitExceeded
-
-
-def test_a_body_may_catch_its_soft_limit(app: Kernel, on_signal: Any) -> None:
-    guard = Guard()
-
-    @app.task
-    def careful() -> str:
-        try:
-            busy()
-        except errors.SoftTimeLimitExceeded:
-            return "cleaned up"
-        return "not interrupted"
-
-    on_signal(lambda: guard.interrupt(errors.SoftTimeLimitExceeded), 0.05)
-    outcome = attempted(app, careful, guard=guard).outcome
-    assert (outcome.state, outcome.value) == (states.SUCCESS, "cleaned up")
-
-
-def test_after_the_body_nothing_is_raised(app: Kernel) -> None:
-    guard = Guard()
-    assert attempted(app, app.task(lambda: 1), guard=guard).outcome.value == 1
-    assert guard.interrupt(errors.SoftTimeLimitExceeded) is False
-
-
-def test_what_comes_before_the_body_is_raised_as_it_begins(app: Kernel) -> None:
-    guard = Guard()
-    assert guard.interrupt(errors.LeaseLost) is True
-    conclusion = attempted(app, app.task(lambda: pytest.fail("it ran")), guard=guard)
-    assert conclusion.handed_back
-
-
-@pytest.mark.parametrize("where", ["main", "thread"])
-def test_another_thread_interrupts_the_body(app: Kernel, where: str) -> None:
-    guard = Guard()
-    answers: list[Conclusion] = []
-    task = app.task(busy)
-
-    def send() -> None:
-        deadline = time.monotonic() + LIMIT
-        while guard.thread_id is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert guard.interrupt(errors.SoftTimeLimitExceeded)
-
-    def run() -> None:
-        answers.append(attempted(app, task, guard=guard))
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    if where == "main":
-        run()
-    else:
-        runner = threading.Thread(target=run)
-        runner.start()
-        runner.join(LIMIT)
-    sender.join(LIMIT)
-    assert isinstance(answers[0].outcome.error, errors.SoftTimeLimitExceeded)
-
-
-def test_an_interrupt_at_any_moment_hits_the_body_or_nothing(app: Kernel) -> None:
-    """Short bodies and interrupts at random: whatever the moment, the attempt returns one conclusion."""
-    prepared = Prepared(app, app.task(lambda: sum(range(50))))
-    current: list[Guard] = [Guard()]
-    stop = threading.Event()
-    sent = 0
-
-    def send() -> None:
-        nonlocal sent
-        while not stop.is_set():
-            sent += current[0].interrupt(errors.SoftTimeLimitExceeded)
-            time.sleep(0)
-
-    outcomes: list[str] = []
-
-    def run() -> None:
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
-            request = request_of(app, prepared.task)
-            guard = Guard()
-            # The real order: it is in reach of the interrupter before its body begins.
-            current[0] = guard
-            outcomes.append(attempt.run(prepared, request, guard=guard, loops=loops).outcome.state)
-
-    loops = Loops()
-    sender, runner = threading.Thread(target=send), threading.Thread(target=run)
-    sender.start()
-    runner.start()
-    runner.join(LIMIT)
-    stop.set()
-    sender.join(LIMIT)
-    assert not runner.is_alive()
-    assert len(outcomes) > 100
-    assert set(outcomes) <= {states.SUCCESS, states.FAILURE}
-    assert sent > 0
-
-
-def test_signals_at_any_moment_hit_the_body_or_nothing(app: Kernel, on_signal: Any) -> None:
-    prepared = Prepared(app, app.task(lambda: sum(range(300))))
-    current: list[Guard] = [Guard()]
-    outcomes: list[str] = []
-    loops = Loops()
-
-    def strike() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.0007)
-        current[0].interrupt(errors.SoftTimeLimitExceeded)
-
-    on_signal(strike, 0.0007)
-    try:
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
-            guard = current[0] = Guard()
-            outcomes.append(
-                attempt.run(prepared, request_of(app, prepared.task), guard=guard, loops=loops).outcome.state
-            )
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert states.SUCCESS in outcomes
-    assert set(outcomes) <= {states.SUCCESS, states.FAILURE}
-
-
-@pytest.mark.parametrize("caught", [False, True])
-@pytest.mark.parametrize("blocking", [False, True], ids=["awaits", "computes"])
-def test_a_signal_interrupts_a_coroutine(app: Kernel, on_signal: Any, blocking: bool, caught: bool) -> None:
-    guard = Guard()
-
-    @app.task
-    async def wait() -> str:
-        on_signal(lambda: guard.interrupt(errors.SoftTimeLimitExceeded), 0.05)
-        try:
-            busy() if blocking else await asyncio.sleep(LIMIT)
-        except errors.SoftTimeLimitExceeded:
-            await asyncio.sleep(0)  # it may clean up
-            if caught:
-                return "cleaned up"
-            raise
-        return "not interrupted"
-
-    loops = Loops()
-    outcome = attempted(app, wait, guard=guard, loops=loops).outcome
-    if caught:
-        assert outcome.value == "cleaned up"
-    else:
-        assert isinstance(outcome.error, errors.SoftTimeLimitExceeded)
-
-    @app.task
-    async def after() -> int:
-        await asyncio.sleep(0)
-        return 1
-
-    assert attempted(app, after, loops=loops).outcome.value == 1, "the loop is usable afterwards"
-    loops.close()
-
-
-def test_many_coroutines_and_one_is_interrupted(app: Kernel) -> None:
-    @app.task
-    async def wait(event: asyncio.Event) -> str:
-        await event.wait()
-        return "done"
-
-    async def main() -> list[Conclusion]:
-        prepared = Prepared(app, wait)
-        events = [asyncio.Event() for _ in range(3)]
-        guards = [Guard() for _ in range(3)]
-        tasks = []
-        for event, guard in zip(events, guards, strict=True):
-            request = request_of(app, wait, event)
-            tasks.append(asyncio.create_task(attempt.arun(prepared, request, guard=guard)))
-        await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(guards[1].interrupt, errors.LeaseLost)
-        conclusions = [await asyncio.wait_for(tasks[1], LIMIT)]
-        assert tasks[1].cancelling() == 0
-        for event in events:
-            event.set()
-        return conclusions + list(await asyncio.gather(tasks[0], tasks[2]))
-
-    lost, *others = asyncio.run(main())
-    assert lost.handed_back
-    assert [other.outcome.value for other in others] == ["done", "done"]
-
-
-def test_a_cancelled_pool_hands_the_task_back(app: Kernel) -> None:
-    @app.task
-    async def wait() -> None:
-        await asyncio.sleep(LIMIT)
-
-    async def main() -> Conclusion:
-        task = asyncio.create_task(attempt.arun(Prepared(app, wait), request_of(app, wait), guard=Guard()))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            return await task
-        raise AssertionError("it did not return")
-
-    assert asyncio.run(main()).handed_back
