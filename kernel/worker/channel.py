@@ -49,6 +49,11 @@ class Channel:
     def from_fd(cls, fd: int) -> Channel:
         return cls(socket.socket(fileno=fd))
 
+    @property
+    def has_end(self) -> bool:
+        """Whether a reader notices that the other side was closed."""
+        return self.socket.type != socket.SOCK_DGRAM
+
     def fileno(self) -> int:
         return self.socket.fileno()
 

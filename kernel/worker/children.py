@@ -344,8 +344,9 @@ class Children:
     def drain(self) -> None:
         self._draining = True
         self._page.stage = slots.STAGE_DRAIN
-        for _ in range(self.slots):  # readers of datagram sockets see no end; these wake them, and are void
-            self._inbox.send(frames.pack_batch(self._page.epoch, []), block=False)
+        if not self._inbox.has_end:
+            for _ in range(2 * self.slots):  # these wake the readers; who misses one looks within its timeout
+                self._inbox.send(frames.pack_batch(self._page.epoch, []), block=False)
         self._inbox.close()
 
     @property

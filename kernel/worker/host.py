@@ -122,11 +122,11 @@ class HostInbox:
                 raise Drained
             while self._page.held(self._number):
                 time.sleep(_HELD_PAUSE)
-            if deadline is not None:
+            draining = self._page.stage == slots.STAGE_DRAIN
+            if deadline is not None and not draining:
                 wait = max(0.0, deadline - time.monotonic())
                 if not self._poller().poll(wait * 1000):
                     return
-            draining = self._page.stage == slots.STAGE_DRAIN
             frame = self._channel.receive(block=deadline is None and not draining)
             if frame is None and draining:
                 frame = b""  # where a datagram socket shows no end
