@@ -186,7 +186,7 @@ def kernel_task_registered(app: Kernel, task: Task[Any, Any]) -> None:
 @hookspec
 def kernel_task_wrappers(app: Kernel, task: Task[Any, Any]) -> Wrapper | None:
     """collect, child: once for each task; the wrapper is called as ``wrapper(call_next, request)`` around
-    the task's body, in the order of registration from the outside in."""
+    the task's body. The wrapper of the plugin that is called first (registered last) is the outermost."""
 
 
 # --- publishing ---------------------------------------------------------------------------------------------

@@ -106,8 +106,11 @@ def select(wanted: Wanted) -> Selection:
         if pattern is None:
             chosen.append(source)
         elif source.origin == "built in" and source.name in wanted.essential:
-            faults.append(errors.PluginError(f"the {source.title} cannot be disabled (disable_plugins: {pattern!r})"))
             chosen.append(source)
+            if pattern == source.name:  # a pattern such as "*" means all that can be
+                faults.append(
+                    errors.PluginError(f"the {source.title} cannot be disabled; take it out of disable_plugins")
+                )
         else:
             disabled.append((source, pattern))
     kept = _without_conflicts(chosen, wanted.choices, faults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SOURCE = ROOT / "examples" / "third_party_plugins"
 DISTRIBUTION = "acme-kernel-plugins"
+PYTEST = ("-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--strict-markers")
 ALLOWED = ("kernel.interfaces", "kernel.hooks", "kernel.message", "kernel.errors", "kernel.states")
 
 
@@ -55,8 +57,8 @@ class Environment:
         )
 
 
-def make_environment(folder: Path, wheel: Path, *, without: frozenset[str] = frozenset()) -> Environment:
-    """An environment that shares the libraries of this one, has the workspace save for `without`, and the wheel.
+def make_environment(folder: Path, *wheels: Path, without: frozenset[str] = frozenset()) -> Environment:
+    """An environment that shares the libraries of this one, has the workspace save for `without`, and the wheels.
 
     Libraries are links, so that nothing is fetched and nothing is built but what is examined here.
     """
@@ -65,32 +67,56 @@ def make_environment(folder: Path, wheel: Path, *, without: frozenset[str] = fro
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=60)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)}))
-    absent = {name.replace("-", "_") for name in without} | {DISTRIBUTION.replace("-", "_"), "acme_kernel"}
+    outsiders = {DISTRIBUTION.replace("-", "_"), "acme_kernel"}
+    absent = {name.replace("-", "_") for name in without} | outsiders
     for item in Path(sysconfig.get_path("purelib")).iterdir():
         if not item.name.endswith(".pth") and item.name.partition("-")[0] not in absent and item.name != "__pycache__":
             (site / item.name).symlink_to(item)
     members = [member for member in distributions() if member.name not in without]
     (site / "workspace.pth").write_text("".join(f"{member.folder}\n" for member in members))
     command = [sys.executable, "-m", "pip", "--python", made.python, "install", "-q", "--no-deps", "--no-index"]
-    done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return made
+
+
+def build(source: Path, target: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(target)]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = target.glob("*.whl")
+    return built
+
+
+def documented(folder: Path) -> Path:
+    """The project that docs/plugins.md tells one to write: its code, saved under the names that stand above it."""
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    for language, code in re.findall(r"^```(python|toml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        name = "pyproject.toml" if language == "toml" else code.partition("\n")[0].removeprefix("# ")
+        if name.endswith((".py", ".toml")):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(code)
+    (folder / "pear" / "__init__.py").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outsider")
     copy = shutil.copytree(SOURCE, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    done = subprocess.run([*command, str(copy)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = folder.glob("*.whl")
-    return built
+    return build(copy, folder)
 
 
 @pytest.fixture(scope="module")
-def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return make_environment(tmp_path_factory.mktemp("whole"), wheel)
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return documented(tmp_path_factory.mktemp("page") / "kernel-pear")
+
+
+@pytest.fixture(scope="module")
+def whole(wheel: Path, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    folder = tmp_path_factory.mktemp("whole")
+    return make_environment(folder, wheel, build(page, folder))
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +155,97 @@ def test_the_doctor_has_nothing_against_them(whole: Environment) -> None:
 
 def test_they_pass_the_kits_where_they_are_installed(whole: Environment) -> None:
     tests = shutil.copytree(SOURCE / "tests", whole.home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--strict-markers"]
-    done = whole.run("-m", "pytest", *options, str(tests), timeout=240)
+    done = whole.run("-m", "pytest", *PYTEST, str(tests), timeout=240)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     where = whole.run("-c", "import acme_kernel; print(acme_kernel.__file__)").stdout
     assert str(whole.folder) in where, "the installed copy was meant to be examined"
+
+
+def test_the_code_of_the_page_is_a_distribution_that_works(whole: Environment) -> None:
+    done = whole.run("-m", "kernel", "plugins", "--check", "--json")
+    rows = [row for row in json.loads(done.stdout)["plugins"] if row["distribution"] == "kernel-pear"]
+    assert {(row["kind"], row["name"], row["version"], row["state"]) for row in rows} == {
+        ("serializers", "netstring", "1.0.0", "ok"),
+        ("compressors", "deflate", "1.0.0", "ok"),
+        ("pools", "pear", "1.0.0", "ok"),
+        ("schedulers", "pear", "1.0.0", "ok"),
+        ("hooks", "pear-slow", "1.0.0", "ok"),
+    }, done.stdout + done.stderr
+
+
+def test_the_code_of_the_page_passes_the_kits(whole: Environment, page: Path) -> None:
+    assert len(list((page / "tests").glob("test_*.py"))) == 5
+    tests = shutil.copytree(page / "tests", whole.home / "page")
+    (tests / "test_rest.py").write_text(REST)
+    # The broker and the backend of the page are those of the example, which has just passed whole.
+    done = whole.run("-m", "pytest", *PYTEST, str(tests), "-k", "not Acme or declares", timeout=240)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+# Of these there is no kit.
+REST = """
+import time
+
+from kernel import Kernel
+from kernel.interfaces import schedule
+from kernel.interfaces.broker import Delivery
+from kernel.interfaces.outcome import Outcome, Skip
+from kernel.message import Message
+from pear.schedule import PearSchedule
+
+
+def test_the_schedule_store_sends_once():
+    store = PearSchedule(schedule.SchedulerConfig())
+    assert isinstance(store, schedule.ScheduleStore)
+    store.upsert([schedule.ScheduleRow(name="a", document="{}", next_run=5.0)])
+    assert store.lead("one", 30) and not store.lead("two", 30) and store.lead("one", 30)
+    assert [row.name for row in store.due(4.0, 10)] == []
+    assert [row.name for row in store.due(5.0, 10)] == ["a"]
+    assert not store.mark_sent("a", "two", 5.0, 9.0)
+    assert store.mark_sent("a", "one", 5.0, 9.0)
+    assert not store.mark_sent("a", "one", 5.0, 9.0)
+    store.upsert([schedule.ScheduleRow(name="a", document="{}", next_run=9.0)])
+    assert [(row.total_runs, row.last_run) for row in store.list()] == [(1, 5.0)]
+    store.remove(["a", "b"])
+    assert store.list() == []
+
+
+def test_the_hook_plugin(caplog):
+    app = Kernel("pear", broker="memory://", pear_refuse=["gone"], pear_slow_after="1s")
+
+    @app.task(name="quick", may_be_slow=True)
+    def quick(): ...
+
+    @app.task(name="late")
+    def late(): ...
+
+    class Worker:
+        settings = {"pear_refuse": ["gone"]}
+
+    class Child:
+        pass
+
+    child = Child()
+    child.app = app
+    with app:
+        assert app.broker
+        found = dict(app.extensions.collect_from("kernel_doctor", app=app))["pear-slow"]
+        assert [finding.level for finding in found] == ["warn"]
+        app.extensions.setup("kernel_worker_start", worker=Worker())
+        app.extensions.setup("kernel_child_start", child=child)
+        for name, answer in (("gone", Skip("refused by pear")), ("quick", None)):
+            message = Message({"id": "1", "task": name}, b"", content_type="application/json")
+            delivery = Delivery(message, "celery", "token")
+            assert app.extensions.first("kernel_task_admit", app.extensions.hot.kernel_task_admit, delivery) == answer
+        from kernel import Request
+        for name in ("quick", "late"):
+            request = Request()
+            request.app, request.task = app, name
+            app.extensions.observe(app.extensions.hot.kernel_task_end, request, Outcome("SUCCESS", runtime=1.5))
+    assert [record.getMessage() for record in caplog.records if record.name == "pear.slow"] == ["late took 1.5 s"]
+    assert app.extensions.error_counts == {}
+"""
 
 
 def test_they_see_the_stable_surface_alone() -> None:

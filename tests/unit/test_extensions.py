@@ -225,6 +225,7 @@ def test_an_essential_plugin_refuses():
     (essential,) = builtin.ESSENTIAL
     with pytest.raises(PluginError, match=f"the built-in plugin '{essential}' cannot be disabled"):
         Extensions({"disable_plugins": [essential]}).load()
+    assert names(Extensions({"disable_plugins": ["*"]})) == [essential]
 
 
 def test_built_in_plugins_are_instances_of_each_app():

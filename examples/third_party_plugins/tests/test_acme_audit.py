@@ -1,4 +1,4 @@
-"""The hook plugin: through an app's own plugin manager, as the kernel calls it."""
+"""The hook plugin, called through an app's plugin manager as the kernel calls it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from kernel.interfaces.outcome import Delay, Outcome
 from kernel.message import Message
 
 
-def make_app(**settings: object) -> Kernel:
-    return Kernel("acme", broker="memory://", plugins=[Audit()], disable_plugins=["acme-audit"], **settings)
+@pytest.fixture
+def app(kernel_app: Kernel) -> Kernel:
+    """An app with this plugin and no other that may be installed here."""
+    kernel_app.extensions.register(Audit(), "acme-audit")
+    return kernel_app
 
 
-def test_its_options_and_settings_are_known() -> None:
-    app = make_app(acme_audit_file="audit.log")
-
+def test_its_options_and_settings_are_known(app: Kernel) -> None:
     @app.task(audit=False)
     def quiet() -> None: ...
 
     assert quiet.audit is False
+    app.conf.update(acme_audit_file="audit.log")
     assert app.conf.acme_audit_file == "audit.log"
     assert app.conf.acme_hold_file is None
     with pytest.raises(ImproperlyConfigured, match="acme_audit_file"):
-        assert make_app(acme_audit_fil="audit.log").conf.acme_audit_file
+        app.conf.update(acme_audit_fil="audit.log")
 
 
-def test_ends_are_noted(tmp_path: Path) -> None:
+def test_ends_are_noted(app: Kernel, tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
-    app = make_app(acme_audit_file=str(file))
+    app.conf.update(acme_audit_file=str(file))
 
     @app.task(name="loud")
     def loud() -> None: ...
@@ -53,8 +55,7 @@ def test_ends_are_noted(tmp_path: Path) -> None:
     assert app.extensions.error_counts == {}
 
 
-def test_a_file_holds_tasks_back(tmp_path: Path) -> None:
-    app = make_app()
+def test_a_file_holds_tasks_back(app: Kernel, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     app.extensions.setup("kernel_worker_start", worker=SimpleNamespace(settings={"acme_hold_file": str(hold)}))
     message = Message({"id": "a", "task": "t"}, b"[]", content_type="application/json")
@@ -68,12 +69,12 @@ def test_a_file_holds_tasks_back(tmp_path: Path) -> None:
     assert asked() == Delay(1.0)
 
 
-def test_the_doctor_is_told(tmp_path: Path) -> None:
+def test_the_doctor_is_told(app: Kernel, tmp_path: Path) -> None:
     levels = []
-    for settings in ({}, {"acme_audit_file": str(tmp_path / "x")}, {"acme_audit_file": str(tmp_path / "gone" / "x")}):
-        app = make_app(**settings)
-        with app:
-            assert app.broker  # opening it makes the settings of plugins known, as it does for the command
-            ((_, (finding,)),) = app.extensions.collect_from("kernel_doctor", app=app)
+    assert app.broker  # opening it makes the settings of plugins known, as it does for the command
+    for file in (None, tmp_path / "audit.log", tmp_path / "gone" / "audit.log"):
+        app.close()
+        app.conf.update(acme_audit_file=file and str(file))
+        ((_, (finding,)),) = app.extensions.collect_from("kernel_doctor", app=app)
         levels.append(finding.level)
     assert levels == ["ok", "ok", "fail"]
