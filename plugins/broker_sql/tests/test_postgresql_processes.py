@@ -15,7 +15,7 @@ import pytest
 from kernel_broker_sql import SqlBroker
 
 from kernel.errors import OperationalError
-from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, PublishState, Settled, Settlement, Verdict
+from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, PublishState, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
 from kernel.testing.servers import Server, postgres_server
 
@@ -81,7 +81,7 @@ def test_the_claims_of_killed_and_stopped_owners_move_on(url: str, actor: Start)
     killed.kill()
     stopped.kill(signal.SIGSTOP)
     consumer = broker.consume(["q"], ConsumeOptions(owner="next"))
-    taken = []
+    taken: list[Delivery] = []
     deadline = time.monotonic() + 30
     while len(taken) < 40 and time.monotonic() < deadline:
         taken += consumer.fetch(100, 1 << 30, 5)
@@ -115,14 +115,19 @@ def test_a_server_that_hangs_ends_calls_in_time(url: str, server: Server) -> Non
     consumer = broker.consume(["q"], ConsumeOptions(owner="me"))
     server.pause()
     try:
-        for call in (lambda: broker.publish(some(1)), lambda: consumer.fetch(1, 1 << 20, 0.1), consumer.renew):
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: broker.publish(some(1)),
+            lambda: consumer.fetch(1, 1 << 20, 0.1),
+            consumer.renew,
+        )
+        for call in calls:
             started = time.monotonic()
             outcome = None
             with contextlib.suppress(OperationalError):
                 outcome = call()
             assert time.monotonic() - started < 20
             # A publish may say that it does not know; nothing may say that it went well.
-            assert outcome is None or outcome[0].state is PublishState.UNKNOWN  # type: ignore[index]
+            assert outcome is None or outcome[0].state is PublishState.UNKNOWN
     finally:
         server.resume()
     deadline = time.monotonic() + 20
