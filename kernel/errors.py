@@ -255,7 +255,7 @@ class Terminated(KernelError):
     """The process was ended by request while it ran the task."""
 
 
-class SoftTimeLimitExceeded(Exception):  # noqa: N818 - Celery's name
+class SoftTimeLimitExceeded(Exception):
     """Raised inside a task that runs past its soft time limit; it may catch it and clean up."""
 
 
