@@ -294,7 +294,13 @@ class Engine:
             self._bury(item, Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
             return
         hooks = self._hot.kernel_task_admit
-        answer = self._extensions.first("kernel_task_admit", hooks, item.delivery) if hooks else None
+        try:
+            answer = self._extensions.first("kernel_task_admit", hooks, item.delivery) if hooks else None
+        except Exception as exc:
+            # Nobody knows whether it may run. Kept with the reason, it can be retried when the plugin is mended.
+            _log.exception("kernel_task_admit failed for task %s[%s]; it is kept as a dead letter", item.name, item.id)
+            text = f"kernel_task_admit failed: {type(exc).__name__}: {exc}"[:2000]
+            answer = DeadLetter("; ".join([text, *getattr(exc, "__notes__", ())]))
         if not self._act_on(answer, item):
             self._dispatcher.ready.add(item)
 
