@@ -396,8 +396,15 @@ class Extensions:
 _HISTORIC: Final = frozenset({"kernel_configure", "kernel_task_registered"})
 
 
+class _Manager(pluggy.PluginManager):
+    """Before 1.7, pluggy evaluates the properties of a plugin to see whether they are hooks."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        return hookcheck.options_of(plugin, name)
+
+
 def _new_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager = _Manager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
     return manager
 

@@ -68,10 +68,15 @@ def check(plugin: object, title: str) -> tuple[str, ...]:
 def implementations(plugin: object) -> Iterator[Implementation]:
     """The marked functions of a plugin. Properties and other descriptors are not evaluated."""
     for name in dir(plugin):
-        function = _function(plugin, name)
-        options = getattr(function, _MARK, None) if function is not None else None
-        if isinstance(options, Mapping):
-            yield Implementation(options.get("specname") or name, function, options)  # type: ignore[arg-type]
+        options = options_of(plugin, name)
+        if options is not None:
+            yield Implementation(options.get("specname") or name, getattr(plugin, name), options)
+
+
+def options_of(plugin: object, name: str) -> dict[str, Any] | None:
+    """What `hookimpl` noted on an attribute; None for everything else."""
+    options = getattr(_function(plugin, name), _MARK, None)
+    return options if isinstance(options, dict) else None
 
 
 def spec_arguments(hook: str) -> tuple[str, ...]:
