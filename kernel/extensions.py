@@ -84,7 +84,7 @@ class Extensions:
         self._loaded: dict[str, tuple[Source, tuple[str, ...]]] = {}
         self._failed: dict[str, errors.PluginError] = {}
         self._history: list[tuple[str, Mapping[str, Any]]] = []
-        self._manager = _new_manager()
+        self._manager: pluggy.PluginManager = _Manager(hooks.PROJECT)  # replaced, with its specifications, by `load`
         self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = dict.fromkeys(SPECS, ())
         self._wrapped: frozenset[str] = frozenset()
         self._hot = HotHooks()
@@ -318,7 +318,7 @@ class Extensions:
         return list(self._failed.values())
 
     def _take(self, source: Source, plugin: object) -> tuple[str, ...]:
-        hooked = hookcheck.check(plugin, source.title)
+        hooked = hookcheck.check(plugin, lambda: source.title)
         try:
             self._manager.register(plugin, source.name)
         except (ValueError, pluggy.PluginValidationError) as exc:

@@ -39,10 +39,11 @@ class Implementation:
         return _place(self.function)
 
 
-def check(plugin: object, title: str) -> tuple[str, ...]:
+def check(plugin: object, title: Callable[[], str]) -> tuple[str, ...]:
     """The hooks that `plugin` implements, sorted.
 
-    Raises `PluginError` with every fault found; `title` names the plugin and its distribution there.
+    Raises `PluginError` with every fault found; `title` names the plugin and its distribution there (it is asked
+    then alone, since finding the distribution takes some milliseconds).
     """
     faults: list[str] = []
     names: set[str] = set()
@@ -61,7 +62,7 @@ def check(plugin: object, title: str) -> tuple[str, ...]:
         for name, function in _unmarked(plugin)
     )
     if faults:
-        raise errors.PluginError(f"{title} cannot be used: " + "; ".join(faults))
+        raise errors.PluginError(f"{title()} cannot be used: " + "; ".join(faults))
     return tuple(sorted(names))
 
 

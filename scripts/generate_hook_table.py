@@ -1,7 +1,7 @@
 """Write the table of all hooks into `docs/plugins.md`, from the specifications themselves.
 
-    python scripts/generate_hook_table.py           # write it
-    python scripts/generate_hook_table.py --check   # exit 1 when it is stale
+python scripts/generate_hook_table.py           # write it
+python scripts/generate_hook_table.py --check   # exit 1 when it is stale
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ END = "<!-- end of hooks -->\n"
 def row(name: str) -> str:
     """A line of the table. The docstring of a specification starts with its kind and place, up to a colon."""
     spec = getattr(hooks, name)
-    head, _, text = " ".join(inspect.getdoc(spec).split()).partition(": ")
+    head, _, text = " ".join((inspect.getdoc(spec) or "").split()).partition(": ")
     kind, _, where = head.partition(", ")
     arguments = ", ".join(inspect.signature(spec).parameters)
     where = where.removesuffix(", hot")

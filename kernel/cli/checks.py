@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import kernel
-from kernel import drivers, errors
+from kernel import drivers, entrypoints, errors
 from kernel.entrypoints import canonical
 from kernel.hooks import Finding
+from kernel.plugin_sources import GROUP
 from kernel.worker.status import read_statuses
 
 if TYPE_CHECKING:
@@ -108,6 +110,27 @@ def _editable_folder(dist: metadata.Distribution) -> Path | None:
         return Path(unquote(urlsplit(document["url"]).path)) if editable else None
     except (ValueError, KeyError, AttributeError):
         return None
+
+
+def entry_points() -> Iterator[Finding]:
+    """Whether stevedore's list on disk is what is installed: it takes changes within two minutes for the same."""
+    groups = [*(f"kernel.{kind}" for kind in drivers.KINDS), GROUP]
+    for group in groups:
+        kept = {(offer.name, offer.target) for offer in entrypoints.offers(group)}
+        here = {(offer.name, offer.target) for offer in entrypoints.offers_with_owners(group)}
+        if kept != here:
+            names = ", ".join(sorted({name for name, _ in kept ^ here}))
+            yield Finding(
+                "entry points",
+                "warn",
+                f"the list of {group} that stevedore keeps differs from what is installed in: {names}",
+                f"delete the folder {_cache_folder()}",
+            )
+
+
+def _cache_folder() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(base, "python-entrypoints"))
 
 
 # --- drivers and plugins --------------------------------------------------------------------------------------

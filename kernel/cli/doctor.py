@@ -51,6 +51,7 @@ def examine(state: State) -> Iterator[Finding]:
     """All findings, one check after the other."""
     yield from checks.versions()
     yield from checks.import_owner()
+    yield from checks.entry_points()
     app, trouble = _app_of(state)
     if trouble is not None:
         yield trouble

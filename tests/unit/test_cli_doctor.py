@@ -171,6 +171,19 @@ def test_two_distributions_of_one_driver(capsys, installer):
     assert "the setting `drivers`" in found["pools acmep"]["remedy"]
 
 
+def test_a_list_of_entry_points_that_is_older_than_an_installation(capsys, installer):
+    from stevedore import ExtensionManager
+
+    _, found = run(capsys)
+    assert "entry points" not in found
+    installer.add("acme-late", points={"kernel.plugins": {"late": "acme_late:Plugin"}})
+    ExtensionManager.ENTRY_POINT_CACHE["kernel.plugins"] = []
+    code, found = run(capsys)
+    assert code == exits.OK
+    assert found["entry points"]["text"].endswith("differs from what is installed in: kombu, late")
+    assert found["entry points"]["remedy"].endswith("python-entrypoints")
+
+
 def test_plugins_that_cannot_be_loaded(capsys, folder):
     code, found = run(capsys, "-A", app_file(folder, broker="memory://", plugins=["gone_module:x"]))
     assert code == exits.FAILED
