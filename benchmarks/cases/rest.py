@@ -13,7 +13,7 @@ from benchmarks.marks import DeliveryError
 
 IDLE_SECONDS = 10.0
 BACKLOG = scaled(1_000_000)
-BURNING = scaled(40_000)
+BURNING = scaled(100_000)
 TRIPS = scaled(200)
 HOLD = 3600.0
 
