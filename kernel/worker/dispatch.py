@@ -12,6 +12,7 @@ from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.pace import Pace
 
 _TOGETHER: Final = 16
+_WORTH_A_CLAIM: Final = 16
 _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
 
@@ -46,7 +47,7 @@ class Dispatcher:
         """
         capacity = self.capacity()
         free = capacity - len(self._ledger)
-        if len(self.ready) and free < capacity // 4:
+        if len(self.ready) and free < min(capacity // 4, _WORTH_A_CLAIM):
             return 0
         return max(0, free)
 

@@ -260,6 +260,7 @@ class Engine:
         elif isinstance(event, WasSettled):
             for item, settlement, outcome in event.pairs:
                 self._on_settled(item, settlement, outcome)
+            self._pace.settled(len(event.pairs), time.monotonic())
             self.pump.kick()
         elif isinstance(event, WasStarted):
             for item, outcome in event.pairs:

@@ -10,7 +10,10 @@ _ALPHA: Final = 0.01
 _MIN_SAMPLES: Final = 50
 _SLOW_SHARE: Final = 0.005
 _AHEAD_SECONDS: Final = 0.03
-_SENT_SECONDS: Final = 0.004
+_SETTLED_SECONDS: Final = 0.012
+_SENT_SECONDS: Final = 0.002
+_RATE_SECONDS: Final = 0.05
+_LEAST_AHEAD: Final = 16
 _MAX_AHEAD: Final = 2000
 _MAX_SENT_PER_SLOT: Final = 48
 
@@ -22,6 +25,17 @@ class Pace:
         self._samples: dict[str, int] = {}
         self._slow: dict[str, float] = {}
         self._mean: float | None = None
+        self._rate = 0.0
+        self._counted = 0
+        self._since = 0.0
+
+    def settled(self, count: int, now: float) -> None:
+        """So many ends were settled; `now` is monotonic."""
+        self._counted += count
+        passed = now - self._since
+        if passed >= _RATE_SECONDS:
+            self._rate = self._counted / passed
+            self._counted, self._since = 0, now
 
     def note(self, name: str, runtime: float) -> None:
         """A task of that name took `runtime` seconds."""
@@ -39,12 +53,13 @@ class Pace:
         return self._samples.get(name, 0) >= _MIN_SAMPLES and self._slow[name] < _SLOW_SHARE
 
     def ahead(self, slots: int) -> int:
-        """How many messages to hold, running ones included: what `slots` do in 30 ms, and no fewer than
-        `slots`; so a task that takes minutes reserves nothing."""
-        return slots + min(_MAX_AHEAD, self._in(slots, _AHEAD_SECONDS))
+        """How many messages to hold, running ones included: what `slots` run in 30 ms, so that a task that takes
+        minutes reserves nothing; and no more than are settled in 12 ms, so that nobody waits here for long."""
+        settled = max(_LEAST_AHEAD * slots, int(self._rate * _SETTLED_SECONDS))
+        return slots + min(_MAX_AHEAD, settled, self._in(slots, _AHEAD_SECONDS))
 
     def sent(self, slots: int) -> int:
-        """How many short tasks may be with the children at once: what they do in 4 ms."""
+        """How many short tasks may be with the children at once: what they do in 3 ms."""
         return slots + min(_MAX_SENT_PER_SLOT * slots, self._in(slots, _SENT_SECONDS))
 
     def _in(self, slots: int, seconds: float) -> int:

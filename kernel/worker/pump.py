@@ -18,11 +18,17 @@ from kernel import errors
 from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.ledger import Item
+from kernel.worker.turns import Turns
 
 _log = logging.getLogger("kernel.worker")
 
 _FETCH_SECONDS: Final = 5.0
 _BATCH: Final = 500
+_SETTLE_BATCH: Final = 64
+"""What one transaction ends: few enough that a claim never waits for long."""
+_CROWDED_BATCH: Final = 20
+"""The same, and what is claimed together, while several queues are busy: one must not wait for another's."""
+_CROWDED_SECONDS: Final = 1.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
@@ -75,7 +81,9 @@ class Pump:
         self._failpoints = failpoints
         self._connect_retries = connect_retries
         self._close_broker = close_broker
-        self._settlements: deque[tuple[Item, Settlement]] = deque()
+        self._settlements: Turns[tuple[Item, Settlement]] = Turns()
+        self._in_hand: list[tuple[Item, Settlement]] = []
+        self._busy_queues: dict[str, float] = {}
         self._starts: deque[Item] = deque()
         self._kicked = threading.Event()
         self._fetching = False
@@ -92,7 +100,8 @@ class Pump:
     # the loop's side ----------------------------------------------------------------------------------------
 
     def settle(self, item: Item, settlement: Settlement) -> None:
-        self._settlements.append((item, settlement))
+        self._settlements.add(item.delivery.queue, (item, settlement))
+        self._busy_queues[item.delivery.queue] = time.monotonic()
         self.kick()
 
     def begin(self, item: Item) -> None:
@@ -125,7 +134,7 @@ class Pump:
         try:
             if not self._connect():
                 return
-            while not self._stopping or self._settlements or self._starts:
+            while not self._stopping or len(self._settlements) or self._starts:
                 self._step()
         except Exception as exc:  # whatever a driver raises must not end the worker without a word
             _log.critical("the broker cannot be used any more", exc_info=exc)
@@ -163,7 +172,7 @@ class Pump:
         self._work(self._settle_batch)
         limit, max_bytes = self._room() if self._claiming else (0, 0)
         if limit <= 0:
-            if not self._settlements and not self._starts and not self._stopping:
+            if not len(self._settlements) and not self._starts and not self._stopping:
                 self._kicked.wait(_FETCH_SECONDS)
             return
         self._work(lambda: self._fetch(limit, max_bytes))
@@ -181,12 +190,20 @@ class Pump:
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
+    def _share(self, most: int) -> int:
+        """How much may be done together: less while more than one queue is busy."""
+        if len(self._busy_queues) < 2:
+            return most
+        since = time.monotonic() - _CROWDED_SECONDS
+        busy = sum(1 for moment in list(self._busy_queues.values()) if moment > since)
+        return min(most, _CROWDED_BATCH) if busy > 1 else most
+
     def _fetch(self, limit: int, max_bytes: int) -> None:
         assert self.consumer is not None
         self._fetching = True
         try:
             busy = self._kicked.is_set() or self._stopping
-            deliveries = self.consumer.fetch(min(limit, _BATCH), max_bytes, 0.0 if busy else _FETCH_SECONDS)
+            deliveries = self.consumer.fetch(min(limit, self._share(_BATCH)), max_bytes, 0.0 if busy else _FETCH_SECONDS)
         finally:
             self._fetching = False
             self.fetched_at = time.monotonic()
@@ -208,15 +225,15 @@ class Pump:
         self._post(WasStarted(list(zip(batch, outcomes, strict=True))))
 
     def _settle_batch(self) -> None:
-        batch = [self._settlements[at] for at in range(min(len(self._settlements), _BATCH))]
+        # In hand until it is settled: while the broker is away, the same batch is tried again.
+        batch = self._in_hand = self._in_hand or self._settlements.take(self._share(_SETTLE_BATCH))
         if not batch:
             return
         assert self.consumer is not None
         if self._failpoints:
             self._failpoints.hit("settle.before")
         outcomes = self._settle(batch)
-        for _ in batch:
-            self._settlements.popleft()
+        self._in_hand = []
         if self._failpoints:
             self._failpoints.hit("settle.sent")
         self._post(WasSettled([(*pair, outcome) for pair, outcome in zip(batch, outcomes, strict=True)]))

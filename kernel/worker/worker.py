@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kernel.worker")
 
 IMPORT_SECONDS = 120.0
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = 0.0002
 
 
 class Worker:
