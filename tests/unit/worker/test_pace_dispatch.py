@@ -122,7 +122,11 @@ def test_what_takes_minutes_reserves_nothing() -> None:
     for _ in range(20):
         pace.note("t", 120.0)
     assert pace.ahead(4) == 4
-    assert short("t").ahead(4) > 100
+    quick = short("t")
+    assert 4 < quick.ahead(4) < 100
+    quick.settled(0, 1.0)
+    quick.settled(20_000, 2.0)
+    assert 200 < quick.ahead(4) < 400
 
 
 def test_a_number_gives_celerys_fixed_rule() -> None:
