@@ -135,9 +135,9 @@ class Delivering:
             self._app.broker.declare([QueueSpec(name) for name in sorted(new)])
             declared.update(new)
 
-    def _refused(self, publication: Publication, reason: str) -> errors.OperationalError:
+    def _refused(self, publication: Publication, reason: str) -> errors.PublishRefused:
         message = publication.message
-        return errors.OperationalError(
+        return errors.PublishRefused(
             f"the broker {self._app.addresses.broker_shown} refused task {message.task}[{message.id}] "
             f"for queue {publication.queue!r}: {reason or 'no reason given'}"
         )

@@ -113,6 +113,10 @@ class PublishUnknown(OperationalError):
     the same id is safe."""
 
 
+class PublishRefused(OperationalError):
+    """The broker was reached, and will not take this message: sending it again as it is changes nothing."""
+
+
 class TaskPredicate(KernelError):
     """Base of the exceptions by which a task says how it ends."""
 

@@ -16,13 +16,14 @@ class Obituary:
     """The end of a task that never ran or whose process died: the executor ends it without running it.
 
     `error` is the name of a class in `kernel.errors` and `text` its argument. `verdict` is what becomes of the
-    message: ACK, or DEAD with `text` as the reason.
+    message: ACK, or DEAD with `text` as the reason; None is what the task's options (`acks_on_failure`,
+    `acks_on_timeout`) say of such an end.
     """
 
     state: str
     error: str
     text: str
-    verdict: Verdict = Verdict.ACK
+    verdict: Verdict | None = None
 
 
 class Assignment:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kernel.worker")
 
 _MEMORY_CHECK_SECONDS = 0.05
+_FULL_PAUSE = 0.005
 
 
 class Child:
@@ -51,6 +52,7 @@ class Child:
         self._max_tasks = int(self._facts.settings.get("worker_max_tasks_per_child") or 0)
         self._max_memory = int(self._facts.settings.get("worker_max_memory_per_child") or 0)
         self._checked = 0.0
+        self._waits_for_none = False
         self.inbox = HostInbox(
             Channel.from_fd(wiring.inbox),
             self._page,
@@ -77,6 +79,7 @@ class Child:
         pool = drivers.load("pools", self._facts.pool, choices=self.app.conf.drivers)(
             PoolConfig(slots=self._facts.slots, settings=self._facts.pool_settings)
         )
+        self._waits_for_none = pool.capabilities.runs_coroutines
         self._send(frames.pack_note(frames.KIND_READY, self.number))
         try:
             pool.serve(self.inbox)
@@ -124,11 +127,15 @@ class Child:
         self._send(frames.pack_note(frames.KIND_DROPPED, self.number, seq, epoch))
 
     def _idle(self) -> None:
-        self._outbox.flush()
+        if self._waits_for_none:
+            self._outbox.flush_soon()  # an event loop runs the other tasks meanwhile
+        else:
+            self._outbox.flush()
 
     def _send(self, frame: bytes) -> None:
         try:
-            self._out.send(frame, block=True)
+            while not self._out.send(frame, block=True):
+                time.sleep(_FULL_PAUSE)  # the system has no buffer for it at the moment
         except OSError:
             os._exit(1)  # the engine is gone: what is unfinished is another worker's
 

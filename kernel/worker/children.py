@@ -218,7 +218,7 @@ class Children:
         now = self._page.read(holding.child, holding.slot)
         if now is None or now.seq != holding.seq:
             return
-        self._page.mark(holding.child, holding.slot, mark)
+        self._page.mark(holding.child, holding.slot, holding.seq, mark)
         if mark != slots.MARK_STOLEN:
             self._signal(self._processes[holding.child], signal.SIGUSR1)
 

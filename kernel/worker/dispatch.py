@@ -11,7 +11,6 @@ from kernel.worker.executors import Executors
 from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.pace import Pace
 
-_TOGETHER: Final = 16
 _WORTH_A_CLAIM: Final = 16
 _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
@@ -93,7 +92,7 @@ class Dispatcher:
         if not self._may_share(first):
             return batch
         # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
-        most = min(_TOGETHER, short_free, 1 + len(self.ready) // total)
+        most = min(slots.TOGETHER, short_free, 1 + len(self.ready) // total)
         while len(batch) < most:
             item = self.ready.pop(self._may_share)
             if item is None:

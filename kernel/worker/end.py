@@ -174,7 +174,8 @@ def _failure(life: Life, outcome: Outcome) -> Ending:
     """FAILURE and REVOKED."""
     task = None if life.prepared is None else life.prepared.task
     error = outcome.error or errors.TaskError(f"the task ended in {outcome.state}")
-    if task is not None and life.verdict is None and isinstance(error, errors.TimeLimitExceeded):
+    late = not life.assignment.early_ack
+    if task is not None and late and life.verdict is None and isinstance(error, errors.TimeLimitExceeded):
         on_timeout = task.acks_on_timeout
         if not (task.acks_on_failure_or_timeout if on_timeout is None else on_timeout):
             # It will run again, so it has no end to be recorded.

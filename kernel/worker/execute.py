@@ -186,8 +186,8 @@ class Executor:
             assert life.refusal is not None, "a refused task has its reason"
             self._finish(job, life, attempt.failed(None, life.refusal))
             return None
-        if not assignment.valid():
-            # Somebody else may be running it by now.
+        if not assignment.early_ack and not assignment.valid():
+            # Somebody else may be running it by now; not so if it was acknowledged early.
             self._deliver(job, Ending(assignment.seq, Verdict.REQUEUE, task=life.name))
             return None
         if self._looks_first(assignment):
@@ -270,7 +270,9 @@ class Executor:
 
     def _looks_first(self, assignment: Assignment) -> bool:
         """Whether it may have been run before, and its record says so."""
-        if not (assignment.seen or assignment.message.headers.get("redelivered")):
+        # What was acknowledged early was never claimed by anyone who started it.
+        seen = assignment.seen and not assignment.early_ack
+        if not (seen or assignment.message.headers.get("redelivered")):
             return False
         return assignment.obituary is None and self._has_backend
 
@@ -281,6 +283,8 @@ class Executor:
                 standing = self.app.backend.load([life.id])[0]
                 break
             except (errors.OperationalError, errors.BackendError) as exc:
+                if number == _LOOK_ATTEMPTS and life.assignment.early_ack:
+                    return None  # there is no message left that could go back
                 if number == _LOOK_ATTEMPTS:
                     _log.warning("task %s[%s] goes back: its record cannot be read: %s", life.name, life.id, exc)
                     return Ending(life.assignment.seq, Verdict.REQUEUE, delay=_HAND_BACK_SECONDS, task=life.name)

@@ -23,7 +23,8 @@ _NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
 _SEEN, _EARLY = 1, 2
 _CHARGED = 1
 _VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
-_CODE: Final = {verdict: code for code, verdict in enumerate(_VERDICTS)}
+_CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in enumerate(_VERDICTS)}
+_TEXT_CHARS: Final = 4000  # twelve bytes each at worst, and 65,535 is what the header can say
 
 KIND_END: Final = b"E"
 KIND_READY: Final = b"R"
@@ -60,7 +61,7 @@ def pack_assignment(item: Assignment) -> bytes:
     obituary = b""
     if item.obituary is not None:
         end = item.obituary
-        obituary = json.dumps([end.state, end.error, end.text[:8000], _CODE[end.verdict]]).encode()
+        obituary = json.dumps([end.state, end.error, end.text[:_TEXT_CHARS], _CODE.get(end.verdict)]).encode()
     frame = item.message.pack()
     flags = (_SEEN if item.seen else 0) | (_EARLY if item.early_ack else 0)
     head = _ITEM.pack(item.seq, flags, min(item.starts, 0xFFFF), len(queue), len(token), len(obituary), len(frame))
@@ -109,7 +110,7 @@ def _items(view: memoryview, count: int, valid: Callable[[], bool] | None) -> It
 
 def _obituary(text: memoryview) -> Obituary:
     state, error, reason, verdict = json.loads(bytes(text))
-    return Obituary(state, error, reason, _VERDICTS[verdict])
+    return Obituary(state, error, reason, None if verdict is None else _VERDICTS[verdict])
 
 
 # endings ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kernel.worker.execute import TaskJob
 
 _HELD_PAUSE: Final = 0.001
+_LOOK_SECONDS: Final = 1.0
 _MARKED: Final[dict[int, type[BaseException]]] = {
     slots.MARK_SOFT: errors.SoftTimeLimitExceeded,
     slots.MARK_LEASE: errors.LeaseLost,
@@ -38,13 +39,15 @@ class Jobs(Protocol):
 class HostedJob:
     """A task in a slot. Implements `kernel.interfaces.pool.Job`."""
 
-    __slots__ = ("_host", "assignment", "inner", "slot")
+    __slots__ = ("_host", "assignment", "inner", "obeyed", "slot")
 
     def __init__(self, host: HostInbox, assignment: Assignment, slot: int, inner: TaskJob) -> None:
         self._host = host
         self.assignment = assignment
         self.slot = slot
         self.inner = inner
+        self.obeyed = slots.MARK_NONE
+        """The last mark that was acted on: marks stay in the slot, and each is meant once."""
 
     @property
     def is_coroutine(self) -> bool:
@@ -84,6 +87,7 @@ class HostInbox:
         self._backlog: deque[HostedJob] = deque()
         self._pid = os.getpid()
         self._local = threading.local()
+        self._taking = threading.Lock()
         self._unbegun: set[int] = set()
         self.active: dict[int, HostedJob] = {}
         self.drained = False
@@ -117,25 +121,36 @@ class HostInbox:
 
     def _receive(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
+        while not self._backlog:
             if self.drained:
                 raise Drained
-            while self._page.held(self._number):
+            left = _LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+            if self._page.held(self._number):
                 time.sleep(_HELD_PAUSE)
+            elif left > 0 and self._page.stage != slots.STAGE_DRAIN:
+                # Not for ever: another thread may find that this process is to take no more.
+                self._poller().poll(min(left, _LOOK_SECONDS) * 1000)
+            if not self._page.held(self._number) and self._receive_one():
+                return
+            if deadline is not None and left <= 0 and not self.drained:
+                return
+
+    def _receive_one(self) -> bool:
+        """Take what is there, one thread at a time: what two took at once might be more than the slots can
+        announce, and what is not announced the engine gives to others."""
+        with self._taking:
+            if self._backlog:
+                return True
+            if len(self._free) < slots.TOGETHER:
+                time.sleep(_HELD_PAUSE)
+                return False
             draining = self._page.stage == slots.STAGE_DRAIN
-            if deadline is not None and not draining:
-                wait = max(0.0, deadline - time.monotonic())
-                if not self._poller().poll(wait * 1000):
-                    return
-            frame = self._channel.receive(block=deadline is None and not draining)
+            frame = self._channel.receive(block=False)
             if frame is None and draining:
                 frame = b""  # where a datagram socket shows no end
             if frame == b"":
                 self.drained = True
-            elif frame is not None and self._admit(frame):
-                return
-            if self._backlog:
-                return
+            return self._admit(frame) if frame else False
 
     def _poller(self) -> select.poll:
         """One for each thread: a poll object serves one at a time."""
@@ -174,12 +189,7 @@ class HostInbox:
     # slots --------------------------------------------------------------------------------------------------
 
     def _announce(self, seq: int) -> int:
-        while True:
-            try:
-                slot = self._free.popleft()
-                break
-            except IndexError:  # more datagrams than slots: the engine sent too much; wait for one to end
-                time.sleep(_HELD_PAUSE)
+        slot = self._free.popleft()
         self._page.announce(self._number, slot, seq)
         return slot
 
@@ -190,7 +200,7 @@ class HostInbox:
     def begin(self, job: HostedJob) -> bool:
         """Note the start of a task; False when the engine has given it to somebody else."""
         self._unbegun.discard(job.assignment.seq)
-        if self._page.start(self._number, job.slot, time.monotonic()) != slots.MARK_STOLEN:
+        if self._page.start(self._number, job.slot, job.assignment.seq, time.monotonic()) != slots.MARK_STOLEN:
             if self._failpoints:
                 self._failpoints.hit("child.started")
             return True
@@ -213,7 +223,8 @@ class HostInbox:
         """
         marked = [holding for holding in self._page.holdings(self._number) if holding.mark in _MARKED]
         here = threading.main_thread().ident
-        found = [(self.active.get(holding.seq), _MARKED[holding.mark]) for holding in marked]
-        jobs = [(job.inner, error) for job, error in found if job is not None]
-        for inner, error in sorted(jobs, key=lambda pair: pair[0].thread_id == here):
-            inner.interrupt(error)
+        found = [(self.active.get(holding.seq), holding.mark) for holding in marked]
+        jobs = [(job, mark) for job, mark in found if job is not None and job.obeyed != mark]
+        for job, mark in sorted(jobs, key=lambda pair: pair[0].inner.thread_id == here):
+            job.obeyed = mark
+            job.inner.interrupt(_MARKED[mark])

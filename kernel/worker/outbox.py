@@ -12,10 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from kernel import errors, states
 from kernel.interfaces.backend import Record, StoreState
+from kernel.interfaces.broker import Verdict
 from kernel.message import Publication
 from kernel.worker.assignment import Ending
 from kernel.worker.failpoints import Failpoints
@@ -36,9 +38,23 @@ Resume = Callable[[int, Record], Ending | None]
 Deliver = Callable[[Sequence[Ending]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    ending: Ending
+    early: bool
+
+
+class _GivenUp(Exception):
+    """The lease was lost while an end could not be stored."""
+
+
 class Outbox:
     """Carries out ends. `deliver` hands finished ends on and never blocks for long; `resume` gives the end
-    that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds."""
+    that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds.
+
+    Every end that is added is delivered, if not as it was meant: handed back when the lease is lost over it, kept
+    as a dead letter when it cannot be stored at all. An end that vanished would hold its slot for ever.
+    """
 
     def __init__(
         self,
@@ -56,7 +72,7 @@ class Outbox:
         self._resume = resume
         self._valid = valid
         self._failpoints = failpoints
-        self._pending: deque[Ending] = deque()
+        self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
         self._closed = False
@@ -75,9 +91,9 @@ class Outbox:
             return
         if not self._pending:
             self._oldest = time.monotonic()
-        self._pending.append(ending)
+        self._pending.append(_Entry(ending, early_ack))
         if more_soon and len(self._pending) < _BATCH and time.monotonic() - self._oldest < _HOLD_SECONDS:
-            self._watch_over()
+            self.flush_soon()
             return
         self.flush()
 
@@ -89,6 +105,15 @@ class Outbox:
             finally:
                 self._flushing.release()
 
+    def flush_soon(self) -> None:
+        """The same within about two milliseconds, on a thread: for callers that must not wait for a server."""
+        if not self._pending:
+            return
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_late, name="kernel-outbox", daemon=True)
+            self._flusher.start()
+        self._left.set()
+
     def close(self) -> None:
         """Flush, and end the thread."""
         self.flush()
@@ -97,59 +122,84 @@ class Outbox:
         if self._flusher is not None:
             self._flusher.join(timeout=5)
         with self._flushing:
-            self._carry_out_pending()
+            while self._pending:
+                self._carry_out_pending()
 
     def _carry_out_pending(self) -> None:
-        batch: list[Ending] = []
+        batch: list[_Entry] = []
         while self._pending and len(batch) < _BATCH:
             batch.append(self._pending.popleft())
         if batch:
             self._deliver(self._carry_out(batch))
 
-    def _carry_out(self, batch: list[Ending]) -> list[Ending]:
-        """Store, then publish; what could not be done because the lease is lost is left out."""
-        records = [(at, record) for at, ending in enumerate(batch) for record in ending.records]
+    def _carry_out(self, batch: list[_Entry]) -> list[Ending]:
+        """The ends of `batch` as they came out."""
+        try:
+            return self._store_and_publish(batch)
+        except _GivenUp as exc:
+            _log.error("%d ends were given up, the lease was lost while storing them failed: %s", len(batch), exc)
+            back = [
+                Ending(entry.ending.seq, Verdict.REQUEUE, task=entry.ending.task) for entry in batch if not entry.early
+            ]
+            # Nobody else has those that were acknowledged early.
+            early = [entry for entry in batch if entry.early]
+            return back + self._carry_out(early) if early else back
+        except Exception as exc:
+            if len(batch) == 1:
+                return [_kept(batch[0].ending, exc)]
+            _log.error("storing %d ends failed, now one by one: %r", len(batch), exc)
+        return [ending for entry in batch for ending in self._carry_out([entry])]
+
+    def _store_and_publish(self, batch: list[_Entry]) -> list[Ending]:
+        endings = [entry.ending for entry in batch]
+        all_early = all(entry.early for entry in batch)
+        records = [(at, record) for at, ending in enumerate(endings) for record in ending.records]
         if records:
-            outcomes = self._insist(lambda: self._app.backend.store([record for _, record in records]))
-            if outcomes is None:
-                return []
-            for (at, record), outcome in zip(records, outcomes, strict=True):
+            outcomes = self._insist(lambda: self._app.backend.store([record for _, record in records]), all_early)
+            for (at, _), outcome in zip(records, outcomes, strict=True):
                 standing = outcome.standing
-                terminal = record.state in states.READY_STATES
-                if outcome.state is StoreState.STANDING and standing is not None and terminal:
-                    batch[at] = self._resume(batch[at].seq, standing) or batch[at]
+                # Whatever this end wanted, a retry too: the task has ended before, and that end counts.
+                if outcome.state is StoreState.STANDING and standing and standing.state in states.READY_STATES:
+                    endings[at] = self._resume(endings[at].seq, standing) or endings[at]
         if self._failpoints:
             self._failpoints.hit("result.stored")
-        publications = [item for ending in batch for item in ending.publications]
-        if publications and self._insist(lambda: self._publish(publications)) is None:
-            return []
+        publications = [(at, item) for at, ending in enumerate(endings) for item in ending.publications]
+        if publications:
+            refused: dict[int, BaseException] = {}
+            self._insist(lambda: self._publish(publications, refused), all_early)
+            for at, error in refused.items():
+                endings[at] = _kept(endings[at], error)
         if self._failpoints:
             self._failpoints.hit("successors.published")
-        return batch
+        return endings
 
-    def _publish(self, publications: Sequence[Publication]) -> bool:
-        self._app.publisher.send(publications)
-        return True
+    def _publish(self, publications: list[tuple[int, Publication]], refused: dict[int, BaseException]) -> None:
+        """Publish what is in the list, and take out what has an answer. Raises what is worth another try."""
+        answers = self._app.publisher.deliver([item for _, item in publications])
+        left: list[tuple[int, Publication]] = []
+        again: BaseException | None = None
+        for pair, answer in zip(publications, answers, strict=True):
+            if isinstance(answer, errors.OperationalError) and not isinstance(answer, errors.PublishRefused):
+                left.append(pair)
+                again = answer
+            elif answer is not None:
+                refused[pair[0]] = answer
+        publications[:] = left
+        if again is not None:
+            raise again
 
-    def _insist(self, step: Callable[[], _T]) -> _T | None:
-        """The answer of `step`, however often it takes; None when the lease was lost over it."""
+    def _insist(self, step: Callable[[], _T], for_ever: bool) -> _T:
+        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 return step()
             except (errors.OperationalError, errors.BackendError) as exc:
-                if not self._valid():
-                    _log.error("an end was given up, its lease is lost while storing it failed: %s", exc)
-                    return None
+                if not for_ever and not self._valid():
+                    raise _GivenUp(str(exc)) from exc
                 _log.warning("an end cannot be stored yet, next try in %.2fs: %s", pause, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _watch_over(self) -> None:
-        if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_late, name="kernel-outbox", daemon=True)
-            self._flusher.start()
-        self._left.set()
 
     def _flush_late(self) -> None:
         while not self._closed:
@@ -158,3 +208,10 @@ class Outbox:
             time.sleep(2 * _HOLD_SECONDS)
             if self._pending and not self._closed:
                 self.flush()
+
+
+def _kept(ending: Ending, error: BaseException) -> Ending:
+    """In place of an end that nothing will make possible: a dead letter with the reason."""
+    reason = f"its end ({ending.verdict.value}) could not be stored: {type(error).__name__}: {error}"[:2000]
+    _log.error("%s", reason, exc_info=error)
+    return Ending(ending.seq, Verdict.DEAD, state=ending.state, reason=reason, runtime=ending.runtime, task=ending.task)

@@ -29,11 +29,15 @@ MARK_TERMINATE: Final = 4
 _HEAD: Final = struct.Struct("=QQd")  # epoch, stage, lease_until
 _CHILD: Final = struct.Struct("=QQQQ")  # pid, hold, tasks done, resident KiB
 _SLOT: Final = struct.Struct("=QdQ")  # seq, started, mark
+_MARK_BITS: Final = 3
 _HEAD_SIZE: Final = 64
 _CHILD_SIZE: Final = 64
 
 BACKLOG: Final = 64
 """Slots of a child beyond those in which tasks run, for short tasks that came together."""
+
+TOGETHER: Final = 16
+"""Most tasks in one datagram; a child takes one only while it could announce so many."""
 
 STAGE_RUN: Final = 0
 STAGE_DRAIN: Final = 1
@@ -128,23 +132,27 @@ class Slots:
     # slots --------------------------------------------------------------------------------------------------
 
     def announce(self, child: int, slot: int, seq: int) -> None:
-        _SLOT.pack_into(self._map, self._at(child, slot), seq, 0.0, MARK_NONE)
+        # The number last: whoever reads it must not see the start or the mark of the task before.
+        at = self._at(child, slot)
+        struct.pack_into("=dQ", self._map, at + 8, 0.0, MARK_NONE)
+        struct.pack_into("=Q", self._map, at, seq)
 
-    def start(self, child: int, slot: int, now: float) -> int:
-        """Note the start; the slot's mark, read after it, says whether it may go on."""
+    def start(self, child: int, slot: int, seq: int, now: float) -> int:
+        """Note the start of `seq`; its mark, read after it, says whether it may go on."""
         at = self._at(child, slot)
         struct.pack_into("=d", self._map, at + 8, now)
-        return int(struct.unpack_from("=Q", self._map, at + 16)[0])
+        return _mark_of(seq, struct.unpack_from("=Q", self._map, at + 16)[0])
 
     def clear(self, child: int, slot: int) -> None:
         struct.pack_into("=Q", self._map, self._at(child, slot), 0)
 
-    def mark(self, child: int, slot: int, mark: int) -> None:
-        struct.pack_into("=Q", self._map, self._at(child, slot) + 16, mark)
+    def mark(self, child: int, slot: int, seq: int, mark: int) -> None:
+        """Mark `seq`. If its slot has another number by now the mark means nothing there."""
+        struct.pack_into("=Q", self._map, self._at(child, slot) + 16, seq << _MARK_BITS | mark)
 
     def read(self, child: int, slot: int) -> Holding | None:
         seq, started, mark = _SLOT.unpack_from(self._map, self._at(child, slot))
-        return Holding(child, slot, seq, started, mark) if seq else None
+        return Holding(child, slot, seq, started, _mark_of(seq, mark)) if seq else None
 
     def holdings(self, child: int) -> Iterator[Holding]:
         """The occupied slots of a child."""
@@ -152,13 +160,18 @@ class Slots:
         page = self._map[start : start + self.slots * _SLOT.size]
         for slot, (seq, started, mark) in enumerate(_SLOT.iter_unpack(page)):
             if seq:
-                yield Holding(child, slot, seq, started, mark)
+                yield Holding(child, slot, seq, started, _mark_of(seq, mark))
 
     def _base(self, child: int) -> int:
         return _HEAD_SIZE + child * self._row
 
     def _at(self, child: int, slot: int) -> int:
         return _HEAD_SIZE + child * self._row + _CHILD_SIZE + slot * _SLOT.size
+
+
+def _mark_of(seq: int, word: int) -> int:
+    """The mark in a word, if it was meant for `seq`: a slot may change hands while the engine writes."""
+    return word & ((1 << _MARK_BITS) - 1) if word >> _MARK_BITS == seq else MARK_NONE
 
 
 def anonymous_file(name: str) -> int:

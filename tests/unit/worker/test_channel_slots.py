@@ -59,7 +59,7 @@ def test_a_slot_follows_a_task(page: Slots) -> None:
     page.announce(1, 2, 99)
     (held,) = page.holdings(1)
     assert (held.seq, held.slot, held.started) == (99, 2, 0.0)
-    assert page.start(1, 2, 12.5) == slots.MARK_NONE
+    assert page.start(1, 2, 99, 12.5) == slots.MARK_NONE
     assert page.read(1, 2) == slots.Holding(1, 2, 99, 12.5, slots.MARK_NONE)
     page.clear(1, 2)
     assert list(page.holdings(1)) == []
@@ -68,8 +68,20 @@ def test_a_slot_follows_a_task(page: Slots) -> None:
 
 def test_a_mark_is_seen_at_the_start(page: Slots) -> None:
     page.announce(0, 0, 7)
-    page.mark(0, 0, slots.MARK_STOLEN)
-    assert page.start(0, 0, 1.0) == slots.MARK_STOLEN
+    page.mark(0, 0, 7, slots.MARK_STOLEN)
+    assert page.start(0, 0, 7, 1.0) == slots.MARK_STOLEN
+
+
+def test_a_mark_that_comes_late_does_not_hit_the_next_task(page: Slots) -> None:
+    """The engine looks at a slot and marks it; in between the slot may have changed hands."""
+    page.announce(0, 0, 7)
+    page.start(0, 0, 7, 1.0)
+    page.clear(0, 0)
+    page.announce(0, 0, 8)
+    page.mark(0, 0, 7, slots.MARK_SOFT)
+    (held,) = page.holdings(0)
+    assert held == slots.Holding(0, 0, 8, 0.0, slots.MARK_NONE)
+    assert page.start(0, 0, 8, 2.0) == slots.MARK_NONE
 
 
 def test_the_neighbours_rows_stay_as_they_are(page: Slots) -> None:
