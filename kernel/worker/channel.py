@@ -21,7 +21,7 @@ INLINE_LIMIT: Final = 60_000
 _BUFFER: Final = 1 << 22
 _RECEIVE: Final = 1 << 17
 _BY_FILE: Final = b"\x00kernel-file"
-_WOULD_BLOCK: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+_WOULD_BLOCK: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ETOOMANYREFS)
 # A peer sends frames of at most this size through a file; a larger one is damage, not data.
 _FILE_LIMIT: Final = 1 << 31
 

@@ -32,6 +32,8 @@ _ORDER_SECONDS: Final = 0.001
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _HOPELESS: Final = 5
+_IMPORT_SECONDS: Final = 60.0
+_SERVER_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class _Process:
     killed: int | None = None
     failures: int = 0
     try_at: float = 0.0
+    since: float = 0.0
+    """When it was asked for (monotonic)."""
 
 
 class Children:
@@ -65,6 +69,7 @@ class Children:
         self._server_pid = 0
         self._server: subprocess.Popen[bytes] | None = None
         self._ever_ready = False
+        self._alive_timeout = self._patience = 4.0
 
     # start --------------------------------------------------------------------------------------------------
 
@@ -143,6 +148,10 @@ class Children:
         """Children are forked when the engine opens, so the page may get its size only now."""
         self.slots = manifest.processes * manifest.slots
         self._page = Slots.create(self._page_fd, max(1, manifest.processes), manifest.slots + slots.BACKLOG)
+        settings = manifest.settings
+        self._alive_timeout = self._patience = float(settings.get("worker_proc_alive_timeout") or 4.0)
+        if settings.get("worker_start_method") == "spawn":
+            self._patience += _IMPORT_SECONDS  # such a child imports the app itself
         self._processes = [_Process(number) for number in range(manifest.processes)]
 
     def open(self, listener: Listener) -> None:
@@ -174,7 +183,7 @@ class Children:
             frame = self._inbox_reader.receive(block=False)
             if not frame:
                 return seqs
-            seqs.extend(assignment.seq for assignment in frames.unpack_batch(frame)[1])
+            seqs.extend(frames.numbers(frame))
 
     def collect(self) -> None:
         """Read outcomes, up to a burst of them, so that the loop gets its turn."""
@@ -190,8 +199,8 @@ class Children:
             count += 1
             try:
                 self._understand(frame, self._listener)
-            except (ValueError, errors.InvalidTaskError) as exc:
-                _log.error("a child sent what cannot be read: %s", exc)
+            except Exception as exc:  # a child runs anybody's code: what comes from it must not end the engine
+                _log.error("a child sent what cannot be read: %r", exc)
 
     def _understand(self, frame: bytes, listener: Listener) -> None:
         kind = frame[:1]
@@ -238,6 +247,9 @@ class Children:
         self._signal(process, signal.SIGKILL)
         return True
 
+    def release(self, holding: Holding) -> None:
+        self._page.hold(holding.child, False)
+
     def end_child(self, number: int) -> None:
         self._signal(self._processes[number], signal.SIGKILL)
 
@@ -263,8 +275,21 @@ class Children:
         now = time.monotonic()
         for process in self._processes:
             if process.state == "missing" and now >= process.try_at and not self._draining:
-                process.state = "asked"
+                process.state, process.since = "asked", now
                 self._control.command(command="spawn", number=process.number)
+            elif process.state == "starting" and now - process.since > self._patience * 2**process.failures:
+                # The patience grows: on a machine that is merely slow the next one may make it.
+                _log.error(
+                    "child %d (process %d) was not ready in time (worker_proc_alive_timeout is %gs): ended",
+                    process.number,
+                    process.pid,
+                    self._alive_timeout,
+                )
+                process.since = now
+                self._signal(process, signal.SIGKILL)
+            elif process.state == "asked" and now - process.since > _SERVER_SECONDS and self._listener is not None:
+                process.since = now
+                self._listener.on_failed(f"the fork server has not answered for {_SERVER_SECONDS:.0f} seconds")
 
     def _hear(self) -> None:
         try:
@@ -310,7 +335,7 @@ class Children:
                 os.close(process.pidfd)
             process.pidfd = -1
         self._page.epoch += 1
-        self.recall()
+        recalled = frozenset(self.recall())
         time.sleep(_ORDER_SECONDS)  # what a living child announced before it saw the epoch is visible after this
         held = list(self._page.holdings(process.number))
         self._page.enter(process.number, 0)
@@ -319,7 +344,7 @@ class Children:
         self._read_outbox(None)
         if not was_ready:
             self._back_off(process, "ended before it was ready")
-        self._listener.on_death(Death(process.number, pid, held, living, process.killed))
+        self._listener.on_death(Death(process.number, pid, held, living, recalled, process.killed))
         self.tick()
 
     def _on_exited(self, process: _Process, pid: int, status: int) -> None:

@@ -90,7 +90,7 @@ class CommandReader:
                             self._take(message)
                 finally:
                     subscription.close()
-            except errors.OperationalError as exc:
+            except Exception as exc:  # of any kind: without this thread nobody would obey
                 if not self._stop.wait(_PAUSE):
                     _log.warning("commands cannot be read, next try in %.0fs: %s", _PAUSE, exc)
 

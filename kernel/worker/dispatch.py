@@ -11,7 +11,7 @@ from kernel.worker.executors import Executors
 from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.pace import Pace
 
-_WORTH_A_CLAIM: Final = 16
+_WORTH_A_CLAIM: Final = 64
 _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
 
@@ -26,6 +26,7 @@ class Dispatcher:
         executors: Executors,
         *,
         prepare: Callable[[Item], None],
+        unsendable: Callable[[Item, Exception], None],
         prefetch: int | None,
         share: bool = True,
     ) -> None:
@@ -35,6 +36,7 @@ class Dispatcher:
         self._prefetch = prefetch
         self._share = share
         self._prepare = prepare
+        self._unsendable = unsendable
         self._preparing = 0
         self.ready = ReadyQueue()
         self._shared = False
@@ -71,7 +73,12 @@ class Dispatcher:
                 self._ledger.move(batch[0], Place.PREPARING)
                 self._prepare(batch[0])
                 continue
-            if not self._executors.send(batch):
+            try:
+                sent = self._executors.send(batch)
+            except Exception as exc:
+                self._on_unsendable(batch, exc)
+                continue
+            if not sent:
                 for item in reversed(batch):
                     self.ready.add_front(item)
                 return
@@ -80,6 +87,15 @@ class Dispatcher:
                 item.sent_at = now
                 self._ledger.move(item, Place.SENT)
             self._shared = self._shared or len(batch) > 1
+
+    def _on_unsendable(self, batch: list[Item], error: Exception) -> None:
+        """One of them cannot be packed: sent one by one, it shows which."""
+        if len(batch) == 1:
+            self._unsendable(batch[0], error)
+            return
+        for item in reversed(batch):
+            item.alone = True
+            self.ready.add_front(item)
 
     def _next_batch(self) -> list[Item]:
         total = self._executors.slots
@@ -101,7 +117,7 @@ class Dispatcher:
         return batch
 
     def _may_share(self, item: Item) -> bool:
-        alone = item.delivery.seen or item.early_ack or item.obituary is not None
+        alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None
         return self._share and not alone and self._pace.is_short(item.name)
 
     def prepared(self, item: Item) -> None:
@@ -148,12 +164,16 @@ class Dispatcher:
         self._ledger.move(item, Place.WAITING)
         self.ready.add_front(item)
 
-    def withdraw(self, give_back: Callable[[Item], None]) -> None:
-        """Give back everything that nobody has begun, save the ends that are already decided."""
+    def recall(self) -> None:
+        """What nobody has taken waits here again."""
         for seq in self._executors.recall():
             item = self._ledger.get(seq)
             if item is not None and item.place is Place.SENT:
                 self.put_back(item)
+
+    def withdraw(self, give_back: Callable[[Item], None]) -> None:
+        """Give back everything that nobody has begun, save the ends that are already decided."""
+        self.recall()
         keep = []
         for item in self.ready.clear():
             if item.obituary is not None or item.acked:

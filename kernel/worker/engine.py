@@ -15,24 +15,26 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from kernel import errors, states
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, QueueSpec, Settled, Settlement, Verdict
-from kernel.interfaces.outcome import DeadLetter, Delay, Skip
 from kernel.worker import slots
+from kernel.worker.admission import Admission
 from kernel.worker.assignment import Ending, Obituary
-from kernel.worker.commands import Command, CommandReader, Revoked, task_ids
+from kernel.worker.closing import Closing
+from kernel.worker.commands import Command, CommandReader, Revoked
 from kernel.worker.dispatch import Dispatcher
 from kernel.worker.executors import Death, Executors
 from kernel.worker.failpoints import Failpoints
+from kernel.worker.fate import Fate
 from kernel.worker.intake import Intake
 from kernel.worker.keeper import Keeper
 from kernel.worker.lease import Renewer
 from kernel.worker.ledger import Item, Ledger, Place
 from kernel.worker.manifest import Manifest
+from kernel.worker.orders import Orders
 from kernel.worker.pace import Pace
 from kernel.worker.postmortem import judge
-from kernel.worker.pump import Claimed, Event, Failed, Pump, WasSettled, WasStarted
+from kernel.worker.pump import Claimed, Event, Failed, LeaseLost, Pump, WasSettled, WasStarted
 from kernel.worker.shutdown import Shutdown, Stage
 from kernel.worker.status import StatusFile
 from kernel.worker.waker import Waker
@@ -43,6 +45,7 @@ _HEARTBEAT_SECONDS: Final = 2.0
 _WATCH_SECONDS: Final = 0.01
 _HELD_BYTES: Final = 64 << 20
 _OBITUARY_TRIES: Final = 3
+_UNABLE_SECONDS: Final = 10.0
 
 
 class Engine:
@@ -70,10 +73,10 @@ class Engine:
         self._limit = int(limit) if limit else None
         self._ledger = Ledger()
         self._pace = Pace()
-        self._intake = Intake(manifest, delivery_limit=self._limit)
         self._events: deque[Event] = deque()
         self._commands: deque[Command] = deque()
         self._revoked = Revoked()
+        self._admission = Admission(Intake(manifest, delivery_limit=self._limit), extensions, self._revoked)
         self._waker = Waker()
         self._selector = selectors.DefaultSelector()
         self._dispatcher = self._make_dispatcher()
@@ -82,12 +85,17 @@ class Engine:
         self._status_file = StatusFile(manifest.hostname)
         self._keeper = self._make_keeper()
         self._command_reader = CommandReader(broker, manifest.hostname, self._post_command)
-        self._shutdown = Shutdown(float(settings.get("worker_soft_shutdown_timeout") or 0.0))
+        self._shutdown = Shutdown(
+            float(settings.get("worker_soft_shutdown_timeout") or 0.0),
+            on_idle=bool(settings.get("worker_enable_soft_shutdown_on_idle")),
+        )
+        self._closing = self._make_closing()
+        self._orders = self._make_orders()
         self._heartbeat_at = 0.0
         self._able = False
+        self._able_at = time.monotonic()
         self._announced = False
         self._ready_calls: list[Callable[[], None]] = []
-        self._drained_children = False
         self.processed = 0
         self.stale = 0
         self.status = 0
@@ -99,6 +107,7 @@ class Engine:
             self._pace,
             self._executors,
             prepare=self._prepare,
+            unsendable=self._unsendable,
             prefetch=settings.get("worker_prefetch_multiplier"),
             # A child that is to be replaced after so many tasks must not be handed more of them together.
             share=not settings.get("worker_max_tasks_per_child"),
@@ -106,7 +115,9 @@ class Engine:
 
     def _make_pump(self, broker: Broker, *, close_broker: bool) -> Pump:
         settings = self._manifest.settings
-        retry = settings.get("broker_connection_retry", True)
+        retry = bool(settings.get("broker_connection_retry", True))
+        at_start = settings.get("broker_connection_retry_on_startup")
+        most = settings.get("broker_connection_max_retries", 100)
         return Pump(
             broker,
             [QueueSpec(name) for name in self._manifest.queues],
@@ -114,7 +125,9 @@ class Engine:
             room=self._room,
             post=self._post,
             failpoints=self.failpoints,
-            connect_retries=settings.get("broker_connection_max_retries", 100) if retry else 0,
+            opened=self._on_opened,
+            connect_retries=(most or None) if (retry if at_start is None else at_start) else 0,
+            retry=retry,
             close_broker=close_broker,
         )
 
@@ -129,6 +142,29 @@ class Engine:
             hook_deadline=float(settings.get("worker_hook_deadline") or 60.0),
             stalled=self._on_stalled,
             publish=self._status_file.write,
+        )
+
+    def _make_closing(self) -> Closing:
+        return Closing(
+            self._shutdown,
+            self._ledger,
+            self._dispatcher,
+            self._executors,
+            pump=self.pump,
+            renewer=self._renewer,
+            settle=self._settle,
+            announce=lambda reason: self._extensions.call_observe("kernel_worker_drain", worker=self, reason=reason),
+        )
+
+    def _make_orders(self) -> Orders:
+        return Orders(
+            self._ledger,
+            self._dispatcher,
+            self._keeper,
+            revoked=self._revoked,
+            admission=self._admission,
+            meet=self._meet,
+            stop=lambda reason: self.stop(Stage.WARM, reason=reason),
         )
 
     # WorkerInfo ---------------------------------------------------------------------------------------------
@@ -158,17 +194,17 @@ class Engine:
 
     def run(self) -> int:
         """Work until `stop` was called and everything is settled; the exit status."""
-        self._extensions.setup("kernel_worker_start", worker=self)
-        self._hot = self._extensions.bind()
-        self._select(self._waker, self._waker.reset)
-        for readable, call in self._executors.selectables():
-            self._select(readable, call)
         try:
+            self._extensions.setup("kernel_worker_start", worker=self)
+            self._hot = self._extensions.bind()
+            self._select(self._waker, self._waker.reset)
+            for readable, call in self._executors.selectables():
+                self._select(readable, call)
             self._executors.open(self)
             self.pump.start()
             self._renewer.start()
             self._keeper.start()
-            while not self._over():
+            while self._events or not self._closing.over():
                 self._turn()
         finally:
             self._end()
@@ -183,9 +219,14 @@ class Engine:
         """Why it ends."""
         return self._shutdown.reason
 
-    def stop(self, stage: Stage = Stage.WARM, *, reason: str = "stop", status: int | None = None) -> None:
-        """Ask the worker to end, from any thread or a signal handler; a later stage overrides an earlier."""
-        self._shutdown.ask(stage, reason)
+    def stop(
+        self, stage: Stage = Stage.WARM, *, reason: str = "stop", status: int | None = None, at_once: bool = False
+    ) -> None:
+        """Ask the worker to end, from any thread or a signal handler; a later stage overrides an earlier.
+
+        A cold end comes after `worker_soft_shutdown_timeout`, unless it is to come `at_once`.
+        """
+        self._shutdown.ask(stage, reason, at_once=at_once)
         if status is not None:
             self.status = max(self.status, status)
         self._waker.wake()
@@ -213,11 +254,12 @@ class Engine:
         while self._events:
             self._on_event(self._events.popleft())
         while self._commands:
-            self._obey(self._commands.popleft())
+            self._orders.obey(self._commands.popleft())
         if self._shutdown.stage is not Stage.RUN:
-            self._advance_shutdown()
+            self._closing.advance()
         able, self._able = self._able, self._executors.ready
         if self._able:
+            self._able_at = time.monotonic()
             if not able:
                 self.pump.kick()  # it asked for room while nobody could run anything
             self._dispatcher.send()
@@ -239,6 +281,9 @@ class Engine:
     def _beat(self) -> None:
         self._heartbeat_at = time.monotonic() + _HEARTBEAT_SECONDS
         self._executors.tick()
+        if time.monotonic() - self._able_at > _UNABLE_SECONDS and len(self._dispatcher.ready):
+            _log.error("no child can run anything: what was claimed goes back")
+            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
         snapshot = {"active": self._ledger.sent, "processed": self.processed, "loadavg": list(os.getloadavg())}
         self._extensions.call_observe("kernel_heartbeat", worker=self, snapshot=snapshot)
 
@@ -265,73 +310,29 @@ class Engine:
         elif isinstance(event, WasStarted):
             for item, outcome in event.pairs:
                 self._on_recorded(item, outcome)
+        elif isinstance(event, LeaseLost):
+            # Others may have what nobody has begun here; if they have not, it comes back.
+            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
         elif isinstance(event, Failed):
             self.on_failed(f"the broker cannot be used: {event.error}")
 
     def _take_in(self, delivery: Delivery) -> None:
-        """A claimed message: what becomes of it is known from its headers."""
+        """A claimed message: it waits for its turn, or what becomes of it is known already."""
         item = self._ledger.enter(delivery)
-        try:
-            self._intake.read(item)
-            early = self._intake.early(item)
-        except (errors.InvalidTaskError, errors.NotRegistered) as exc:
-            self._on_invalid(item, exc)
-            return
         if self._shutdown.stage is not Stage.RUN:
             self._settle(item, Verdict.REQUEUE)
             return
-        if self._hot.kernel_message_received:
-            self._extensions.observe(self._hot.kernel_message_received, delivery)
-        spent = self._intake.spent(item)
-        if spent is not None:
-            self._bury(item, spent)
-        elif early:
-            self._settle(item, Verdict.REQUEUE, delay=early)
-        else:
-            self._admit(item)
-
-    def _admit(self, item: Item) -> None:
-        if self._revoked and item.id in self._revoked:
-            self._bury(item, Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
-            return
-        hooks = self._hot.kernel_task_admit
-        try:
-            answer = self._extensions.first("kernel_task_admit", hooks, item.delivery) if hooks else None
-        except Exception as exc:
-            # Nobody knows whether it may run. Kept with the reason, it can be retried when the plugin is mended.
-            _log.exception("kernel_task_admit failed for task %s[%s]; it is kept as a dead letter", item.name, item.id)
-            text = f"kernel_task_admit failed: {type(exc).__name__}: {exc}"[:2000]
-            answer = DeadLetter("; ".join([text, *getattr(exc, "__notes__", ())]))
-        if not self._act_on(answer, item):
+        fate = self._admission.decide(item)
+        if fate is None:
             self._dispatcher.ready.add(item)
-
-    def _act_on(self, answer: object, item: Item) -> bool:
-        """Whether the answer of a plugin decided about the message."""
-        if isinstance(answer, Skip):
-            error = "TaskRevokedError" if answer.state == states.REVOKED else "TaskError"
-            self._bury(item, Obituary(answer.state, error, answer.reason, Verdict.ACK))
-        elif isinstance(answer, Delay):
-            self._settle(item, Verdict.REQUEUE, delay=answer.seconds)
-        elif isinstance(answer, DeadLetter):
-            self._bury(item, Obituary(states.FAILURE, "InvalidTaskError", answer.reason, Verdict.DEAD))
         else:
-            return False
-        return True
+            self._meet(item, fate)
 
-    def _on_invalid(self, item: Item, error: errors.KernelError) -> None:
-        try:
-            answer = self._extensions.decide("kernel_message_invalid", delivery=item.delivery, error=error)
-        except Exception as exc:
-            _log.error("kernel_message_invalid failed: %s", exc)
-            answer = None
-        if self._act_on(answer, item):
-            return
-        _log.error("message kept as a dead letter, queue %r: %s", item.delivery.queue, error)
-        reason = f"{type(error).__name__}: {error}"[:2000]
-        if item.id and item.name:  # a waiting caller can be told
-            self._bury(item, Obituary(states.FAILURE, type(error).__name__, reason, Verdict.DEAD))
+    def _meet(self, item: Item, fate: Fate) -> None:
+        if fate.obituary is not None:
+            self._bury(item, fate.obituary)
         else:
-            self._settle(item, Verdict.DEAD, reason=reason)
+            self._settle(item, fate.verdict, charged=fate.charged, delay=fate.delay, reason=fate.reason)
 
     def _prepare(self, item: Item) -> None:
         """What must be on the broker before it may start."""
@@ -345,37 +346,25 @@ class Engine:
             self._dispatcher.end_preparing()
             self._forget_stale(item)
         else:
-            self._dispatcher.prepared(item)
+            self._go_on(item)
+
+    def _go_on(self, item: Item) -> None:
+        """What had to be on the broker is there."""
+        self._dispatcher.prepared(item)
+        fate = self._admission.revoked(item)  # meanwhile, perhaps
+        if fate is not None and self._dispatcher.ready.remove(item):
+            self._meet(item, fate)
+
+    def _unsendable(self, item: Item, error: Exception) -> None:
+        """No executor can be given it, as it is."""
+        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
+        self._settle(item, Verdict.DEAD, reason=f"it cannot be handed out: {type(error).__name__}: {error}"[:2000])
 
     # commands -----------------------------------------------------------------------------------------------
 
     def _post_command(self, command: Command) -> None:
         self._commands.append(command)
         self._waker.wake()
-
-    def _obey(self, command: Command) -> None:
-        if command.method == "shutdown":
-            self.stop(Stage.WARM, reason="shutdown by command")
-        elif command.method == "revoke":
-            try:
-                ids = set(task_ids(command.arguments))
-            except errors.InvalidTaskError as exc:
-                _log.warning("a revoke was dropped: %s", exc)
-                return
-            self._revoke(ids, terminate=bool(command.arguments.get("terminate")))
-        else:
-            _log.debug("the command %r is unknown here", command.method)
-
-    def _revoke(self, ids: set[str], *, terminate: bool) -> None:
-        for task_id in ids:
-            self._revoked.add(task_id)
-        for item in self._ledger:
-            if item.id not in ids or item.obituary is not None:
-                continue
-            if item.place is Place.WAITING and self._dispatcher.ready.remove(item):
-                self._bury(item, Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
-            elif item.place is Place.SENT and terminate:
-                self._keeper.terminate(item.seq)
 
     # ends ---------------------------------------------------------------------------------------------------
 
@@ -388,7 +377,7 @@ class Engine:
         if ending.task:
             self._pace.note(ending.task, ending.runtime)
         if item.acked:
-            self._ledger.leave(item)
+            self._leave(item)
             return
         self._ledger.move(item, Place.SETTLING)
         settlement = Settlement(
@@ -414,22 +403,18 @@ class Engine:
     def on_failed(self, text: str) -> None:
         if self._shutdown.stage is not Stage.COLD:
             _log.critical("%s", text)
-            self.stop(Stage.COLD, reason=text, status=1)
+            self.stop(Stage.COLD, reason=text, status=1, at_once=True)
 
     def on_death(self, death: Death) -> None:
         """A child is gone: nothing that it held may wait for the lease, which this engine goes on renewing."""
-        accounts = self._ledger.account(death.held, death.living)
+        accounts = self._ledger.account(death.held, death.living, recalled=death.recalled)
         for item in accounts.unstarted:
             self._dispatcher.put_back(item)
         for item in accounts.running:
             item.attempts += 1
             cold = self._shutdown.stage is Stage.COLD
             facts = self._manifest.tasks.get(item.name)
-            fate = judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES)
-            if fate.obituary is not None:
-                self._bury(item, fate.obituary)
-            else:
-                self._settle(item, fate.verdict, charged=fate.charged, delay=fate.delay, reason=fate.reason)
+            self._meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES))
 
     def _bury(self, item: Item, obituary: Obituary) -> None:
         """End it without running it: a child carries out the end."""
@@ -441,7 +426,8 @@ class Engine:
         self, item: Item, verdict: Verdict, *, charged: bool = False, delay: float = 0.0, reason: str = ""
     ) -> None:
         if item.acked:
-            self._ledger.leave(item)
+            _log.warning("%s[%s] was acknowledged early and cannot go back: it is gone", item.name, item.id)
+            self._leave(item)
             return
         self._ledger.move(item, Place.SETTLING)
         self.pump.settle(item, Settlement(item.delivery, verdict, charged=charged, delay=delay, reason=reason))
@@ -451,29 +437,41 @@ class Engine:
         if outcome is Settled.STALE:
             if preparing:
                 self._dispatcher.end_preparing()
-            self._forget_stale(item)
+            self._forget_stale(item, worked=settlement.verdict is not Verdict.REQUEUE)
             return
         if self._hot.kernel_message_settled:
             self._extensions.observe(self._hot.kernel_message_settled, item.delivery, settlement.verdict)
         if preparing:
             item.acked = True
-            self._dispatcher.prepared(item)
+            self._go_on(item)
         else:
             self._ledger.leave(item)
 
-    def _forget_stale(self, item: Item) -> None:
-        self.stale += 1
-        _log.warning("the lease of %s[%s] was lost: what it did here was refused", item.name, item.id)
+    def _leave(self, item: Item) -> None:
+        """It is nobody's any more, and there was no settlement that would have told the pump of the room."""
         self._ledger.leave(item)
+        self.pump.kick()
+
+    def _forget_stale(self, item: Item, *, worked: bool = True) -> None:
+        self.stale += 1
+        text = "what it did here was refused" if worked else "others have it"
+        _log.log(logging.WARNING if worked else logging.DEBUG, "lease of %s[%s] lost: %s", item.name, item.id, text)
+        self._leave(item)
 
     # the lease ----------------------------------------------------------------------------------------------
+
+    def _on_opened(self) -> None:
+        """On the pump's thread, before it claims anything."""
+        self._renewer.begin()
 
     def _on_lease_lost(self) -> None:
         """On the renewer's thread: what runs is told, where its runner can be."""
         _log.error("the lease of this worker ran out: what it holds may be run by others; their results count")
         for holding in self._executors.holdings():
-            if holding.started:
+            item = self._ledger.get(holding.seq)
+            if holding.started and item is not None and not item.acked:
                 self._executors.mark(holding, slots.MARK_LEASE)
+        self._post(LeaseLost())
 
     def _on_stalled(self, text: str) -> None:
         """On the keeper's thread, while the loop is stuck in a hook."""
@@ -484,52 +482,28 @@ class Engine:
             self.pump.stop(timeout=5.0)
             self._status_file.remove()
             os._exit(70)
-        self._shutdown.ask(Stage.COLD, text)
+        self._shutdown.ask(Stage.COLD, text, at_once=True)
 
     # the end ------------------------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        if self._shutdown.past_patience:
-            return True
-        if self._shutdown.stage is Stage.RUN or len(self._ledger) or self._events:
-            return False
-        if not self._drained_children:
-            self._drained_children = True
-            self._executors.drain()
-        return self._executors.finished
-
-    def _advance_shutdown(self) -> None:
-        if self._shutdown.begins:
-            _log.info("%s shutdown: %s", self._shutdown.stage.value, self._shutdown.reason)
-            self.pump.stop_claiming()
-            self._extensions.call_observe("kernel_worker_drain", worker=self, reason=self._shutdown.reason)
-        if self._shutdown.stage is Stage.COLD:
-            self._executors.terminate()
-            self._abandon()
-        else:
-            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
-
-    def _abandon(self) -> None:
-        """Cold: whatever has not ended goes back, uncharged, as soon as nothing can run it any more."""
-        for item in self._dispatcher.ready.clear():
-            self._settle(item, Verdict.REQUEUE)
-        if self._executors.finished or self._shutdown.past_patience:
-            for item in self._ledger:
-                if item.place is Place.SENT:
-                    self._settle(item, Verdict.REQUEUE)
-
     def _end(self) -> None:
-        self._keeper.stop()
-        self._executors.terminate()
-        self._command_reader.stop()
-        self._command_reader.join(timeout=5.0)
-        settled = self.pump.stop(timeout=15.0)
-        self._renewer.stop()
-        if not settled:
+        """Whatever of it fails, the rest is done: messages must go back and processes must end."""
+        self._try(self._executors.terminate)
+        self._try(self._command_reader.stop)
+        self._try(lambda: self._command_reader.join(timeout=5.0))
+        if not self.pump.stop(timeout=15.0):
             _log.error("the broker did not take the last settlements in time; the lease gives the messages back")
             self.status = self.status or 1
-        self._executors.close()
-        self._extensions.call_observe("kernel_worker_end", worker=self)
+        self._try(self._renewer.stop)
+        self._try(self._executors.close)
+        self._try(lambda: self._extensions.call_observe("kernel_worker_end", worker=self))
+        self._try(self._keeper.stop)  # so late, since it watches for plugins that block
         self._selector.close()
         self._waker.close()
         self._status_file.remove()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            _log.exception("the end of the worker met an error and goes on")

@@ -13,13 +13,14 @@ from kernel.worker.slots import Holding
 
 @dataclass(slots=True)
 class Death:
-    """A child has ended. `held` is what its slots said, `living` the numbers that other children hold;
-    `killed` is the number of the task it was killed for, if it was."""
+    """A child has ended. `held` is what its slots said, `living` the numbers that other children hold, `recalled`
+    those that nobody had taken; `killed` is the number of the task it was killed for, if it was."""
 
     number: int
     pid: int
     held: Sequence[Holding] = ()
     living: frozenset[int] = field(default_factory=frozenset)
+    recalled: frozenset[int] = field(default_factory=frozenset)
     killed: int | None = None
     status: int | None = None
 
@@ -80,6 +81,10 @@ class Executors(Protocol):
     def kill(self, holding: Holding, grace: float) -> bool:
         """End the process that runs this task, and no other task's; call again until it returns True.
         Any thread."""
+        ...
+
+    def release(self, holding: Holding) -> None:
+        """Undo what a `kill` that returned False has begun. Any thread."""
         ...
 
     def end_child(self, number: int) -> None:

@@ -106,7 +106,7 @@ class ForkServer:
             return
         if pid == 0:
             self._become_child(number)
-        pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        pidfd = _open_pidfd(pid)
         self._tell({"event": "spawned", "number": number, "pid": pid}, pidfd)
         if pidfd >= 0:
             self._children[pidfd] = (number, pid)
@@ -139,11 +139,10 @@ class ForkServer:
         number, pid = self._children.pop(pidfd)
         self._selector.unregister(pidfd)
         os.close(pidfd)
-        _, status = os.waitpid(pid, 0)
-        self._tell({"event": "exited", "number": number, "pid": pid, "status": status})
+        self._tell({"event": "exited", "number": number, "pid": pid, "status": _status_of(pid)})
 
     def _wait_for(self, number: int, pid: int) -> None:
-        _, status = os.waitpid(pid, 0)
+        status = _status_of(pid)
         self._tell({"event": "exited", "number": number, "pid": pid, "status": status})
 
     def _tell(self, event: dict[str, Any], fd: int = -1) -> None:
@@ -193,6 +192,22 @@ class ControlReader:
             self.socket.send(json.dumps(words).encode())
         except OSError:
             return  # its end is noticed where it is read
+
+
+def _open_pidfd(pid: int) -> int:
+    """-1 where there is no such thing, or the process is gone already."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+    except OSError:
+        return -1
+
+
+def _status_of(pid: int) -> int:
+    """Wait for the end of a child; 0 when an app that ignores SIGCHLD or waits for any child took its status."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0
 
 
 def _ignore_terminal() -> None:

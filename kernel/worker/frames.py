@@ -82,6 +82,17 @@ def unpack_batch(frame: bytes, valid: Callable[[], bool] | None = None) -> tuple
         raise ValueError(f"damaged datagram of {len(frame)} bytes: {exc}") from exc
 
 
+def numbers(frame: bytes) -> list[int]:
+    """The sequence numbers in a datagram, whatever else is in it."""
+    _, count = _BATCH.unpack_from(frame)
+    found, at = [], _BATCH.size
+    for _ in range(count):
+        seq, _, _, *lengths = _ITEM.unpack_from(frame, at)
+        found.append(seq)
+        at += _ITEM.size + sum(lengths)
+    return found
+
+
 def _items(view: memoryview, count: int, valid: Callable[[], bool] | None) -> Iterator[Assignment]:
     at = _BATCH.size
     for _ in range(count):

@@ -20,6 +20,7 @@ _log = logging.getLogger("kernel.worker")
 _TICK: Final = 0.05
 _IDLE_TICK: Final = 0.5
 _HOOK_WARNING: Final = 1.0
+_REMEMBERED: Final = 1000
 
 
 class Keeper:
@@ -105,15 +106,15 @@ class Keeper:
             if item.hard is not None and ran >= item.hard and not {holding.seq} & (self._kills.keys() | self._killed):
                 self._kills[holding.seq] = (holding, now + self._limit_grace)
         self._kill_due()
-        for done in (self._soft_done, self._killed):
-            if len(done) > 10_000:
-                done.clear()
+        for done in (self._soft_done, self._killed, self._revoked):
+            if len(done) > _REMEMBERED:
+                done.intersection_update([seq for seq in list(done) if self._ledger.get(seq) is not None])
 
     def _kill_due(self) -> None:
         for seq, (holding, grace) in list(self._kills.items()):
             item = self._ledger.get(seq)
-            if item is None:
-                self._executors.kill(holding, 0.0)  # lifts the hold: the slot has another number by now
+            if item is None or item.obituary is not None:  # it ended, or its child did, before it came to that
+                self._executors.release(holding)
                 del self._kills[seq]
                 continue
             if not self._executors.kill(holding, grace):

@@ -30,11 +30,16 @@ class Renewer:
         self._thread = threading.Thread(target=self._run, name="kernel-lease", daemon=True)
 
     @property
-    def until(self) -> float:
-        return self._until
+    def is_lost(self) -> bool:
+        """Whether it ran out and could not be renewed since."""
+        return self._is_lost
+
+    def begin(self) -> None:
+        """A consumer was opened: its lease counts from now. Called before anything is claimed, by any thread."""
+        self._until = time.monotonic() + self._lease
+        self._held(self._until)
 
     def start(self) -> None:
-        self._held(self._until)
         self._thread.start()
 
     def stop(self) -> None:
@@ -55,8 +60,9 @@ class Renewer:
         asked = time.monotonic()
         try:
             kept = consumer.renew()
-        except errors.OperationalError as exc:
-            _log.warning("the lease cannot be renewed: %s", exc)
+        except Exception as exc:  # whatever it is: a thread that ended would lose the lease without a word
+            known = isinstance(exc, errors.OperationalError)
+            _log.warning("the lease cannot be renewed: %s", exc, exc_info=None if known else exc)
             if time.monotonic() >= self._until:
                 self._declare_lost()
             return min(_RETRY_SECONDS, self._lease / 3)

@@ -10,10 +10,14 @@ import enum
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from kernel.interfaces.broker import Delivery
 from kernel.worker.assignment import Assignment, Obituary
 from kernel.worker.slots import Holding
+
+# Who takes so many processes along while it is being taken (by its size, say) counts as having started.
+_MOST_VANISHED: Final = 10
 
 
 class Place(enum.Enum):
@@ -29,6 +33,7 @@ class Item:
 
     __slots__ = (
         "acked",
+        "alone",
         "attempts",
         "delivery",
         "early_ack",
@@ -44,6 +49,7 @@ class Item:
         "seq",
         "soft",
         "state",
+        "vanished",
     )
 
     def __init__(self, seq: int, delivery: Delivery, *, id: str = "", name: str = "") -> None:
@@ -64,6 +70,10 @@ class Item:
         """How many children died over it in this worker, after its end was decided."""
         self.state = ""
         self.revoked = False
+        self.alone = False
+        """Not to be sent together with others: that has failed."""
+        self.vanished = 0
+        """How many children took it and died before they announced it."""
 
     def assignment(self, valid: Callable[[], bool] | None = None) -> Assignment:
         """What an executor is given of it."""
@@ -189,13 +199,20 @@ class Ledger:
             if item.place is Place.SENT:
                 self.sent -= 1
 
-    def account(self, dead: Iterable[Holding], living: Collection[int], *, ended: Collection[int] = ()) -> Accounts:
+    def account(
+        self, dead: Iterable[Holding], living: Collection[int], *, recalled: Collection[int] | None = None
+    ) -> Accounts:
         """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
-        other children hold. The inbox must have been emptied and the epoch raised before."""
+        other children hold. The inbox must have been emptied (of `recalled`) and the epoch raised before."""
         started: Mapping[int, bool] = {holding.seq: holding.started > 0 for holding in dead}
         accounts = Accounts()
         for item in self:
-            if item.place is not Place.SENT or item.seq in living or item.seq in ended:
+            if item.place is not Place.SENT or item.seq in living:
                 continue
-            (accounts.running if started.get(item.seq) else accounts.unstarted).append(item)
+            if recalled is not None and item.seq not in started and item.seq not in recalled:
+                item.vanished += 1
+            if started.get(item.seq) or item.vanished >= _MOST_VANISHED:
+                accounts.running.append(item)
+            else:
+                accounts.unstarted.append(item)
         return accounts

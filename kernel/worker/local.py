@@ -68,11 +68,18 @@ class LocalInbox:
         self._jobs: queue.SimpleQueue[LocalJob | None] = queue.SimpleQueue()
         self._idle = idle
         self._waker: Waker | None = None
+        self._ended = False
 
     def put(self, job: LocalJob | None) -> None:
         self._jobs.put(job)
         if self._waker is not None:
             self._waker.wake()
+
+    def end(self) -> None:
+        """No more will come."""
+        if not self._ended:
+            self._ended = True
+            self.put(None)
 
     def get_back(self) -> list[LocalJob]:
         """Take out what nobody has taken."""
@@ -81,13 +88,22 @@ class LocalInbox:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
-                return jobs
+                break
             if job is not None:
                 jobs.append(job)
+        if self._ended:
+            self.put(None)  # some takers may not have seen it yet
+        return jobs
 
     def take(self, limit: int, timeout: float | None) -> Sequence[LocalJob]:
         if self._waker is not None:
             self._waker.reset()
+        jobs = self._get(limit, timeout)
+        if self._waker is not None and not self._jobs.empty():
+            self._waker.wake()  # readable as long as there is something
+        return jobs
+
+    def _get(self, limit: int, timeout: float | None) -> Sequence[LocalJob]:
         jobs: list[LocalJob] = []
         try:
             job = self._jobs.get(timeout=timeout) if timeout != 0 else self._jobs.get_nowait()
@@ -225,6 +241,9 @@ class Local:
         self.mark(holding, slots.MARK_TERMINATE)
         return True
 
+    def release(self, holding: Holding) -> None:
+        """Nothing was held."""
+
     def end_child(self, number: int) -> None:
         """There is none."""
 
@@ -232,7 +251,7 @@ class Local:
         """Nothing to supervise."""
 
     def drain(self) -> None:
-        self._inbox.put(None)
+        self._inbox.end()
 
     @property
     def finished(self) -> bool:
@@ -242,11 +261,12 @@ class Local:
         """Threads cannot be ended from outside: what runs is told that its lease is lost."""
         for job in list(self._active.values()):
             job.inner.interrupt(errors.LeaseLost)
-        self._inbox.put(None)
+        self._inbox.end()
 
     def close(self) -> None:
-        self._inbox.put(None)
-        self._thread.join(timeout=5)
+        self._inbox.end()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
         if self._thread.is_alive():
             _log.error("a task still runs in thread %s; its thread ends with it", self._thread.name)
         self.app.extensions.call_observe("kernel_child_end", child=self)
@@ -285,6 +305,7 @@ class Local:
     def _deliver(self, endings: Sequence[Ending]) -> None:
         for ending in endings:
             self._active.pop(ending.seq, None)
+            self._stolen.discard(ending.seq)
             self._outcomes.append(("ended", ending))
         self._waker.wake()
 
@@ -293,7 +314,10 @@ class Local:
         return self._executor.resume(job.assignment, standing) if job is not None else None
 
     def _flush(self) -> None:
-        self._outbox.flush()
+        if self._pool.capabilities.runs_coroutines:
+            self._outbox.flush_soon()  # an event loop runs the other tasks meanwhile
+        else:
+            self._outbox.flush()
 
     def _tell(self, kind: str, value: Any) -> None:
         self._outcomes.append((kind, value))

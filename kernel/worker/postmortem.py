@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from kernel import states
 from kernel.interfaces.broker import Verdict
 from kernel.worker.assignment import Obituary
 from kernel.worker.executors import Death
+from kernel.worker.fate import Fate
 from kernel.worker.ledger import Item
 from kernel.worker.manifest import TaskFacts
 
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """Either an obituary, which a living child carries out, or a verdict at once."""
-
-    obituary: Obituary | None = None
-    verdict: Verdict = Verdict.REQUEUE
-    charged: bool = False
-    delay: float = 0.0
-    reason: str = ""
 
 
 def judge(item: Item, death: Death, facts: TaskFacts | None, *, limit: int | None, cold: bool, tries: int) -> Fate:

@@ -24,7 +24,7 @@ _log = logging.getLogger("kernel.worker")
 
 _FETCH_SECONDS: Final = 5.0
 _BATCH: Final = 500
-_SETTLE_BATCH: Final = 64
+_SETTLE_BATCH: Final = 128
 """What one transaction ends: few enough that a claim never waits for long."""
 _CROWDED_BATCH: Final = 20
 """The same, and what is claimed together, while several queues are busy: one must not wait for another's."""
@@ -55,11 +55,18 @@ class Failed:
     error: Exception
 
 
-Event = Claimed | WasSettled | WasStarted | Failed
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """The renewer's: what is held may have other owners by now."""
+
+
+Event = Claimed | WasSettled | WasStarted | Failed | LeaseLost
 
 
 class Pump:
-    """`room` says how many messages and bytes may be claimed now; `post` takes events, on this thread."""
+    """`room` says how many messages and bytes may be claimed now; `post` takes events, and `opened` is called before
+    the first claim, both on this thread. `connect_retries` is for the first connection (None: for ever); with
+    `retry` off a connection that is lost later ends the pump."""
 
     def __init__(
         self,
@@ -70,7 +77,9 @@ class Pump:
         room: Callable[[], tuple[int, int]],
         post: Callable[[Event], None],
         failpoints: Failpoints,
+        opened: Callable[[], None] = lambda: None,
         connect_retries: int | None = 100,
+        retry: bool = True,
         close_broker: bool = True,
     ) -> None:
         self._broker = broker
@@ -79,7 +88,9 @@ class Pump:
         self._room = room
         self._post = post
         self._failpoints = failpoints
+        self._opened = opened
         self._connect_retries = connect_retries
+        self._retry = retry
         self._close_broker = close_broker
         self._settlements: Turns[tuple[Item, Settlement]] = Turns()
         self._in_hand: list[tuple[Item, Settlement]] = []
@@ -119,6 +130,11 @@ class Pump:
         self._claiming = False
         self.kick()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread is over: nothing will be settled any more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def stop(self, timeout: float) -> bool:
         """Settle what is left, close the consumer, end; whether it did so in time."""
         self._stopping = True
@@ -126,7 +142,7 @@ class Pump:
         self.kick()
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return not self._thread.is_alive() and not len(self._settlements) and not self._in_hand
 
     # the thread ---------------------------------------------------------------------------------------------
 
@@ -162,6 +178,7 @@ class Pump:
                 self._post(Failed(exc))
                 return False
             else:
+                self._opened()
                 self.connected.set()
                 return True
         return False
@@ -184,7 +201,7 @@ class Pump:
             try:
                 return step()
             except errors.OperationalError as exc:
-                if self._stopping and pause >= _LONGEST_PAUSE:
+                if not self._retry or (self._stopping and pause >= _LONGEST_PAUSE):
                     raise
                 _log.warning("the broker failed, next try in %.2fs: %s", pause, exc)
                 time.sleep(pause)
@@ -202,8 +219,9 @@ class Pump:
         assert self.consumer is not None
         self._fetching = True
         try:
-            busy = self._kicked.is_set() or self._stopping
-            deliveries = self.consumer.fetch(min(limit, self._share(_BATCH)), max_bytes, 0.0 if busy else _FETCH_SECONDS)
+            busy = self._kicked.is_set() or self._stopping or len(self._settlements) > 0 or len(self._starts) > 0
+            timeout = 0.0 if busy else _FETCH_SECONDS
+            deliveries = self.consumer.fetch(min(limit, self._share(_BATCH)), max_bytes, timeout)
         finally:
             self._fetching = False
             self.fetched_at = time.monotonic()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kernel.worker")
 
 IMPORT_SECONDS = 120.0
-_SWITCH_SECONDS = 0.0002
+_SWITCH_SECONDS = 0.0005
 
 
 class Worker:
@@ -71,6 +71,7 @@ class Worker:
             settings=settings,
         )
         self._engine: Engine | None = None
+        self._asked: tuple[Stage, str] | None = None
         self._thread: threading.Thread | None = None
         self._up = threading.Event()
         self._error: BaseException | None = None
@@ -100,15 +101,18 @@ class Worker:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Claim nothing more, finish what runs, end; whether it has ended in time."""
-        if self._engine is not None:
-            self._engine.stop(Stage.WARM, reason="drain")
+        self._ask(Stage.WARM, "drain")
         return self.wait(timeout)
 
     def stop(self, timeout: float | None = 10.0) -> bool:
         """End now: what runs is interrupted where it can be, and goes back; whether it has ended in time."""
-        if self._engine is not None:
-            self._engine.stop(Stage.COLD, reason="stop")
+        self._ask(Stage.COLD, "stop")
         return self.wait(timeout)
+
+    def _ask(self, stage: Stage, reason: str) -> None:
+        self._asked = (stage, reason)
+        if self._engine is not None:
+            self._engine.stop(stage, reason=reason)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come."""
@@ -129,6 +133,8 @@ class Worker:
     def _run(self) -> None:
         try:
             self._engine = self._build()
+            if self._asked is not None:  # while it was being built
+                self._engine.stop(self._asked[0], reason=self._asked[1])
             self._engine.on_ready(self._up.set)
             self.status = self._engine.run()
         except BaseException as exc:

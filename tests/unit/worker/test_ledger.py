@@ -93,3 +93,13 @@ def test_nobody_overtakes_inside_a_queue_but_other_queues_may_pass() -> None:
     assert ready.pop(lambda item: item is not big) is other
     assert ready.pop(lambda item: item is not big) is None
     assert ready.clear() == [big, small]
+
+
+def test_what_takes_one_child_after_the_other_along_counts_as_running() -> None:
+    """It is too large to be taken, say: it never gets as far as a slot, and would be sent for ever."""
+    ledger = Ledger()
+    item, waiting = sent(ledger), sent(ledger)
+    for _ in range(9):
+        assert ledger.account([], set(), recalled={waiting.seq}).unstarted == [item, waiting]
+    accounts = ledger.account([], set(), recalled={waiting.seq})
+    assert (accounts.running, accounts.unstarted) == ([item], [waiting])

@@ -24,8 +24,12 @@ class FakeExecutors:
         self.marks: list[tuple[int, int]] = []
         self.full = False
         self.prepared: list[Item] = []
+        self.refused: list[Item] = []
+        self.unpackable: list[Item] = []
 
     def send(self, items: Sequence[Item]) -> bool:
+        if any(item in self.unpackable for item in items):
+            raise ValueError("cannot be packed")
         if self.full:
             return False
         self.sent.append(list(items))
@@ -53,6 +57,7 @@ def dispatcher(executors: FakeExecutors, pace: Pace | None = None, prefetch: int
         pace or Pace(),
         executors,  # type: ignore[arg-type]
         prepare=prepared.append,
+        unsendable=lambda item, error: executors.refused.append(item),
         prefetch=prefetch,
     )
     executors.prepared = prepared
@@ -168,3 +173,16 @@ def test_at_the_end_what_nobody_began_goes_back() -> None:
     dispatch.withdraw(back.append)
     assert sorted(item.seq for item in back) == [item.seq for item in items]
     assert len(dispatch.ready) == 0
+
+
+def test_one_that_cannot_be_sent_takes_no_other_with_it() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    items = fill(dispatch, 40)
+    executors.unpackable = [items[2]]
+    for _ in range(40):
+        dispatch.send()
+        for item in [item for item in items if item.place is Place.SENT]:
+            dispatch._ledger.leave(item)
+    assert executors.refused == [items[2]]
+    assert [item for batch in executors.sent for item in batch] == [item for item in items if item is not items[2]]

@@ -1,0 +1,64 @@
+"""Carries out the commands that reach a worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kernel import errors
+from kernel.worker.admission import Admission
+from kernel.worker.commands import Command, Revoked, task_ids
+from kernel.worker.dispatch import Dispatcher
+from kernel.worker.fate import Fate
+from kernel.worker.keeper import Keeper
+from kernel.worker.ledger import Item, Ledger, Place
+
+_log = logging.getLogger("kernel.worker")
+
+
+class Orders:
+    """Owned by the engine's loop. `meet` gives a message its fate, `stop` ends the worker warm, for a reason."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        keeper: Keeper,
+        *,
+        revoked: Revoked,
+        admission: Admission,
+        meet: Callable[[Item, Fate], None],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._keeper = keeper
+        self._revoked = revoked
+        self._admission = admission
+        self._meet = meet
+        self._stop = stop
+
+    def obey(self, command: Command) -> None:
+        """Whatever is wrong with a command is logged, and costs nobody else anything."""
+        try:
+            if command.method == "shutdown":
+                self._stop("shutdown by command")
+            elif command.method == "revoke":
+                self._revoke(set(task_ids(command.arguments)), terminate=bool(command.arguments.get("terminate")))
+            else:
+                _log.debug("the command %r is unknown here", command.method)
+        except errors.InvalidTaskError as exc:
+            _log.warning("the command %r was dropped: %s", command.method, exc)
+
+    def _revoke(self, ids: set[str], *, terminate: bool) -> None:
+        for task_id in ids:
+            self._revoked.add(task_id)
+        for item in self._ledger:
+            if item.id not in ids or item.obituary is not None:
+                continue
+            if item.place is Place.WAITING:
+                fate = self._admission.revoked(item)
+                if fate is not None and self._dispatcher.ready.remove(item):
+                    self._meet(item, fate)
+            elif item.place is Place.SENT and terminate:
+                self._keeper.terminate(item.seq)
