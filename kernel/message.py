@@ -22,10 +22,19 @@ class Message:
 
     `headers` is a dictionary of JSON values; given as UTF-8 JSON text it is parsed at first use, so that a
     message can pass through without being read. `properties` holds what AMQP calls message properties
-    (`correlation_id`, `reply_to`, `priority`, `delivery_mode`, `expiration`).
+    (`correlation_id`, `reply_to`, `priority`, `delivery_mode`, `expiration`); JSON text of them is parsed at first
+    use, too, and text that is no object stands for none.
     """
 
-    __slots__ = ("_headers", "_raw_headers", "body", "content_encoding", "content_type", "properties")
+    __slots__ = (
+        "_headers",
+        "_properties",
+        "_raw_headers",
+        "_raw_properties",
+        "body",
+        "content_encoding",
+        "content_type",
+    )
 
     def __init__(
         self,
@@ -34,7 +43,7 @@ class Message:
         *,
         content_type: str,
         content_encoding: str = "utf-8",
-        properties: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | bytes | str | None = None,
     ) -> None:
         self._headers: dict[str, Any] | None
         self._raw_headers: bytes | str | None
@@ -45,7 +54,12 @@ class Message:
         self.body = body
         self.content_type = content_type
         self.content_encoding = content_encoding
-        self.properties: dict[str, Any] = dict(properties) if properties else {}
+        self._properties: dict[str, Any] | None
+        self._raw_properties: bytes | str | None
+        if properties and isinstance(properties, bytes | str):
+            self._properties, self._raw_properties = None, properties
+        else:
+            self._properties, self._raw_properties = dict(properties) if properties else {}, None
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -65,6 +79,22 @@ class Message:
         elif isinstance(self._raw_headers, str):
             self._raw_headers = self._raw_headers.encode("utf-8", "surrogatepass")
         return self._raw_headers
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The message properties; may be changed."""
+        if self._properties is None:
+            self._properties = _parse_properties(self._raw_properties or b"")
+            self._raw_properties = None  # the dictionary may be changed from now on
+        return self._properties
+
+    @property
+    def raw_properties(self) -> bytes:
+        """The properties as UTF-8 JSON, empty when there are none."""
+        raw = self._raw_properties
+        if raw is None:
+            return json.dumps(self._properties, separators=(",", ":")).encode() if self._properties else b""
+        return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
 
     def replace_headers(self, **changes: Any) -> Message:
         """A copy with some headers changed; the body is shared."""
@@ -129,7 +159,7 @@ class Message:
         """
         headers = self.raw_headers
         kind = f"{self.content_type}\n{self.content_encoding}".encode()
-        properties = json.dumps(self.properties, separators=(",", ":")).encode() if self.properties else b""
+        properties = self.raw_properties
         if len(kind) > _MAX_TEXT or len(properties) > _MAX_TEXT:
             raise errors.InvalidTaskError("content type or properties of a message are over 64 KiB")
         head = _FRAME.pack(len(headers), len(kind), len(properties), len(self.body))
@@ -154,13 +184,35 @@ class Message:
             bytes(view[body_at:]),
             content_type=content_type,
             content_encoding=encoding,
-            properties=json.loads(bytes(view[properties_at:body_at])) if n_properties else None,
+            properties=bytes(view[properties_at:body_at]) if n_properties else None,
         )
+
+
+_decode: Final = json.JSONDecoder().raw_decode
+
+
+def _load(text: bytes | str) -> Any:
+    """JSON as `json.loads` reads it, without the calls in Python that it makes around the C code."""
+    if isinstance(text, bytes) and text[:1] == b"{" and text[1:2] != b"\0":
+        text = text.decode("utf-8", "surrogatepass")
+    if isinstance(text, str) and text[:1] == "{":
+        value, end = _decode(text)
+        if end == len(text):
+            return value
+    return json.loads(text)
+
+
+def _parse_properties(text: bytes | str) -> dict[str, Any]:
+    try:
+        found = _load(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _parse_headers(text: bytes | str) -> dict[str, Any]:
     try:
-        headers = json.loads(text)
+        headers = _load(text)
     except (ValueError, RecursionError) as exc:
         raise errors.InvalidTaskError(f"headers are not JSON: {exc}") from exc
     if not isinstance(headers, dict):

@@ -19,7 +19,8 @@ from kernel.worker.slots import anonymous_file
 
 INLINE_LIMIT: Final = 60_000
 _BUFFER: Final = 1 << 22
-_RECEIVE: Final = 1 << 17
+# Below malloc's threshold for pages of its own (128 KiB), which would be mapped and faulted in at every call.
+_RECEIVE: Final = 61_440
 _BY_FILE: Final = b"\x00kernel-file"
 _WOULD_BLOCK: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ETOOMANYREFS)
 # A peer sends frames of at most this size through a file; a larger one is damage, not data.

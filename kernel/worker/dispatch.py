@@ -11,7 +11,7 @@ from kernel.worker.executors import Executors
 from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.pace import Pace
 
-_WORTH_A_CLAIM: Final = 64
+_WORTH_A_CLAIM: Final = 32
 _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
 

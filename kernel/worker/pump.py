@@ -122,7 +122,8 @@ class Pump:
 
     def kick(self) -> None:
         """There is work, or room."""
-        self._kicked.set()
+        if not self._kicked.is_set():
+            self._kicked.set()
         if self._fetching and self.consumer is not None:
             self.consumer.wake()
 

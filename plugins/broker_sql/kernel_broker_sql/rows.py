@@ -7,7 +7,6 @@ claims it shall see it as it came.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,14 +19,13 @@ DAMAGED_TYPE: Final = "application/x-damaged"
 """The content type of a message whose stored bytes changed: no worker accepts it, so it ends as a dead letter."""
 
 _MAX_NAME: Final = 255
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def payload_row(message: Message) -> tuple[str, bytes | None, str, str, str, int, bytes]:
     """The values of the columns of `PAYLOAD`."""
     headers = message.raw_headers
     body = message.body
-    properties = _encode(message.properties) if message.properties else ""
+    properties = message.raw_properties.decode("utf-8", "surrogateescape").replace("\0", "")
     checksum = zlib.crc32(body, zlib.crc32(headers))
     raw = None
     try:
@@ -49,18 +47,8 @@ def message_of(row: Sequence[Any]) -> Message:
         bytes(body or b""),
         content_type=content_type if intact else DAMAGED_TYPE,
         content_encoding=encoding or "utf-8",
-        properties=_properties(properties),
+        properties=properties,
     )
-
-
-def _properties(text: str | None) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def id_of(message: Message) -> str:
