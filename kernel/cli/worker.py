@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -53,12 +54,15 @@ def command(context: click.Context, /, **given: Any) -> int:
     state = state_of(context)
     options = _options(given, state.flags, state.app_path() or "")
     _log_early(options)
+    restart = Restart()
     status = serve(
         options,
         load_app=state.app,
-        before_run=_before_run,
+        before_run=lambda engine, manifest: _before_run(engine, manifest, restart),
         log=lambda settings: _log_fully(options, settings),
     )
+    if not status:
+        restart.carry_out()
     return status or exits.OK
 
 
@@ -100,13 +104,13 @@ def _log_fully(options: WorkerOptions, settings: Mapping[str, Any]) -> None:
     logs.set_up(options.log, settings, process="worker")
 
 
-def _before_run(engine: Engine, manifest: Manifest) -> None:
+def _before_run(engine: Engine, manifest: Manifest, restart: Restart) -> None:
     _refuse_root_with_pickle(manifest)
     for warning in manifest.warnings:
         logging.getLogger("kernel.worker").warning("%s", warning)
     _banner(manifest)
     engine.on_ready(lambda: print(f"{manifest.hostname} ready.", file=sys.stderr, flush=True))
-    _handle_signals(engine)
+    _handle_signals(engine, restart)
 
 
 def _refuse_root_with_pickle(manifest: Manifest) -> None:
@@ -135,7 +139,22 @@ def _banner(manifest: Manifest) -> None:
     print("\n".join([f"kernel worker {manifest.hostname}", *lines]), file=sys.stderr, flush=True)
 
 
-def _handle_signals(engine: Engine) -> None:
+class Restart:
+    """Whether the worker is to begin anew, as SIGHUP asks for, once it has ended warm.
+
+    Where it hangs on a terminal, the terminal is gone, and so is the wish for a worker.
+    """
+
+    wanted = False
+
+    def carry_out(self) -> None:
+        """Execute the command line of this process again, in this process; returns if it is not wanted."""
+        if self.wanted:
+            arguments = [sys.executable, *sys.orig_argv[1:]]
+            os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
+
+
+def _handle_signals(engine: Engine, restart: Restart) -> None:
     from kernel.worker.shutdown import Stage
 
     seen = {"interrupts": 0}
@@ -151,9 +170,18 @@ def _handle_signals(engine: Engine) -> None:
         print("\nkernel: stopping; once more ends what runs", file=sys.stderr, flush=True)
         engine.stop(Stage.WARM, reason="SIGINT", status=1)
 
+    def hang_up(_signum: int, _frame: object) -> None:
+        restart.wanted = sys.stdin is None or not sys.stdin.isatty()
+        engine.stop(Stage.WARM, reason="SIGHUP")
+
     def quit_now(_signum: int, _frame: object) -> None:
         engine.stop(Stage.COLD, reason="SIGQUIT", status=1)
 
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGQUIT, quit_now)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, hang_up)
+    if hasattr(faulthandler, "register") and sys.__stderr__ is not None:
+        # Written by C code at once, so that it shows where an engine hangs, too.
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)

@@ -18,6 +18,7 @@ from kernel.interfaces.pool import PoolConfig
 from kernel.worker import frames, logs, manifest
 from kernel.worker.assignment import Ending
 from kernel.worker.channel import Channel
+from kernel.worker.cleaning import Cleaner
 from kernel.worker.execute import Executor
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.forkserver import Wiring
@@ -81,10 +82,16 @@ class Child:
         )
         self._waits_for_none = pool.capabilities.runs_coroutines
         self._send(frames.pack_note(frames.KIND_READY, self.number))
+        # One process of a worker is enough for it.
+        cleaner = Cleaner.of(self.app) if self.number == 0 else None
+        if cleaner is not None:
+            cleaner.start()
         try:
             pool.serve(self.inbox)
         finally:
             self._outbox.close()
+            if cleaner is not None:
+                cleaner.stop()
             extensions.call_observe("kernel_child_end", child=self)
             self.app.close()
         self._send(frames.pack_note(frames.KIND_BYE, self.number))

@@ -16,6 +16,7 @@ from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import Drained, PoolConfig
 from kernel.worker import slots
 from kernel.worker.assignment import Assignment, Ending
+from kernel.worker.cleaning import Cleaner
 from kernel.worker.execute import Executor, TaskJob
 from kernel.worker.executors import Listener
 from kernel.worker.failpoints import Failpoints
@@ -165,11 +166,14 @@ class Local:
             )
         self._pool = driver(PoolConfig(slots=manifest.slots, settings=manifest.pool_settings))
         self._thread = threading.Thread(target=self._serve, name="kernel-pool", daemon=True)
+        self._cleaner = Cleaner.of(app)
 
     def open(self, listener: Listener) -> None:
         self._listener = listener
         self.app.extensions.setup("kernel_child_start", child=self)
         self._thread.start()
+        if self._cleaner is not None:
+            self._cleaner.start()
 
     def _serve(self) -> None:
         try:
@@ -265,6 +269,8 @@ class Local:
 
     def close(self) -> None:
         self._inbox.end()
+        if self._cleaner is not None:
+            self._cleaner.stop()
         if self._thread.ident is not None:
             self._thread.join(timeout=5)
         if self._thread.is_alive():
