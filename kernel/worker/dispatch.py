@@ -59,7 +59,8 @@ class Dispatcher:
         return self._executors.slots * self._prefetch or 10_000
 
     def send(self) -> None:
-        """Send what may go now. A task that is not known to be short goes alone, and only to a free slot.
+        """Send what may go now. A task that is not known to be short goes alone, and only while fewer of its kind
+        are out than there are slots: what may be ahead of it in the inbox is short.
 
         What has to be on the broker before a start (that it starts, or its early acknowledgement) is put there
         when its slot is free and no sooner: whoever is not about to run must not be charged with it.
@@ -99,13 +100,15 @@ class Dispatcher:
 
     def _next_batch(self) -> list[Item]:
         total = self._executors.slots
-        free = total - self._ledger.sent - self._preparing
-        short_free = self._pace.sent(total) - self._ledger.sent - self._preparing
-        first = self.ready.pop(lambda item: free > 0 or (short_free > 0 and self._may_share(item)))
+        free = total - self._ledger.sent_alone - self._preparing
+        short_sent = self._ledger.sent - self._ledger.sent_alone
+        short_free = self._pace.sent(free) - short_sent if free > 0 else 0
+        first = self.ready.pop(lambda item: short_free > 0 if self._may_share(item) else free > 0)
         if first is None:
             return []
         batch = [first]
-        if not self._may_share(first):
+        first.sent_alone = not self._may_share(first)
+        if first.sent_alone:
             return batch
         # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
         most = min(slots.TOGETHER, short_free, 1 + len(self.ready) // total)
@@ -113,6 +116,7 @@ class Dispatcher:
             item = self.ready.pop(self._may_share)
             if item is None:
                 break
+            item.sent_alone = False
             batch.append(item)
         return batch
 
@@ -145,7 +149,7 @@ class Dispatcher:
         """
         now = time.monotonic()
         held = self._executors.holdings()
-        stuck = {holding.child for holding in held if holding.started and now - holding.started > _STUCK_SECONDS}
+        stuck = {holding.child for holding in held if 0 < holding.started < now - _STUCK_SECONDS}
         taken = [holding for holding in held if holding.child in stuck and not holding.started]
         if not taken:
             return

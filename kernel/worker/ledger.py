@@ -45,6 +45,7 @@ class Item:
         "obituary",
         "place",
         "revoked",
+        "sent_alone",
         "sent_at",
         "seq",
         "soft",
@@ -60,6 +61,7 @@ class Item:
         self.place = Place.WAITING
         self.epoch = 0
         self.sent_at = 0.0
+        self.sent_alone = False
         self.soft: float | None = None
         self.hard: float | None = None
         self.early_ack = False
@@ -162,6 +164,8 @@ class Ledger:
         self._next = 0
         self.bytes = 0
         self.sent = 0
+        self.sent_alone = 0
+        """Those of them that may take any time."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -181,10 +185,15 @@ class Ledger:
 
     def move(self, item: Item, place: Place) -> None:
         if item.place is Place.SENT:
-            self.sent -= 1
+            self._count(item, -1)
         if place is Place.SENT:
-            self.sent += 1
+            self._count(item, 1)
         item.place = place
+
+    def _count(self, item: Item, change: int) -> None:
+        self.sent += change
+        if item.sent_alone:
+            self.sent_alone += change
 
     def renumber(self, item: Item) -> None:
         """A new number: whatever the old one is still said to do concerns nobody."""
@@ -197,7 +206,7 @@ class Ledger:
         if self._items.pop(item.seq, None) is not None:
             self.bytes -= item.delivery.size
             if item.place is Place.SENT:
-                self.sent -= 1
+                self._count(item, -1)
 
     def account(
         self, dead: Iterable[Holding], living: Collection[int], *, recalled: Collection[int] | None = None
