@@ -70,6 +70,7 @@ class Child:
             resume=self._resume,
             valid=self.inbox.lease_valid,
             failpoints=self._failpoints,
+            held=self.inbox.hold_outcome,
         )
 
     def run(self) -> None:
@@ -119,8 +120,8 @@ class Child:
     # ends ---------------------------------------------------------------------------------------------------
 
     def _deliver(self, endings: Sequence[Ending]) -> None:
+        self._send(frames.pack_endings(self.number, endings, with_payload=self._outbox.atomic))
         for ending in endings:
-            self._send(frames.pack_ending(self.number, ending, with_payload=self._outbox.atomic))
             self.inbox.finish(ending.seq)
         if self._failpoints:
             self._failpoints.hit("outcome.sent")

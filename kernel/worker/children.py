@@ -206,6 +206,9 @@ class Children:
         kind = frame[:1]
         if kind == frames.KIND_END:
             listener.on_ended(frames.unpack_ending(frame)[1])
+        elif kind == frames.KIND_ENDS:
+            for single in frames.unpack_endings(frame):
+                listener.on_ended(frames.unpack_ending(single)[1])
         elif kind == frames.KIND_DROPPED:
             _, seq, epoch = frames.unpack_note(frame)
             listener.on_dropped(seq, epoch)
@@ -239,7 +242,7 @@ class Children:
         if now is None or now.seq != holding.seq:
             self._page.hold(holding.child, False)
             return True
-        others = any(h.started and h.seq != holding.seq for h in self._page.holdings(holding.child))
+        others = any(h.started > 0 and h.seq != holding.seq for h in self._page.holdings(holding.child))
         if others and time.monotonic() < grace:
             return False
         process = self._processes[holding.child]

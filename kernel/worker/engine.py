@@ -469,7 +469,7 @@ class Engine:
         _log.error("the lease of this worker ran out: what it holds may be run by others; their results count")
         for holding in self._executors.holdings():
             item = self._ledger.get(holding.seq)
-            if holding.started and item is not None and not item.acked:
+            if holding.started > 0 and item is not None and not item.acked:
                 self._executors.mark(holding, slots.MARK_LEASE)
         self._post(LeaseLost())
 

@@ -27,6 +27,7 @@ _CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in
 _TEXT_CHARS: Final = 4000  # twelve bytes each at worst, and 65,535 is what the header can say
 
 KIND_END: Final = b"E"
+KIND_ENDS: Final = b"M"
 KIND_READY: Final = b"R"
 KIND_REPORT: Final = b"P"
 KIND_DROPPED: Final = b"D"
@@ -147,6 +148,17 @@ def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
         len(payload),
     )
     return b"".join((KIND_END, head, state, task, reason, payload))
+
+
+def pack_endings(child: int, endings: Sequence[Ending], *, with_payload: bool) -> bytes:
+    """One ending, or several, as a datagram."""
+    packed = [pack_ending(child, ending, with_payload=with_payload) for ending in endings]
+    return packed[0] if len(packed) == 1 else KIND_ENDS + pack_parts(packed)
+
+
+def unpack_endings(frame: bytes) -> list[bytes]:
+    """The single endings of a datagram of several. Raises ValueError on damage."""
+    return unpack_parts(memoryview(frame)[1:])
 
 
 def unpack_ending(frame: bytes) -> tuple[int, Ending]:

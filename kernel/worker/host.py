@@ -209,6 +209,12 @@ class HostInbox:
         self._release(job.slot)
         return False
 
+    def hold_outcome(self, seq: int) -> None:
+        """`seq` has ended, and its outcome waits a moment for others: whatever kills this process, it was not it."""
+        job = self.active.get(seq)
+        if job is not None:
+            self._page.end(self._number, job.slot)
+
     def finish(self, seq: int) -> None:
         """The outcome of `seq` is on its way."""
         job = self.active.pop(seq, None)

@@ -92,7 +92,7 @@ class Keeper:
         now = time.monotonic()
         for holding in self._executors.holdings():
             item = self._ledger.get(holding.seq)
-            if item is None or not holding.started or item.obituary is not None:
+            if item is None or holding.started <= 0 or item.obituary is not None:
                 continue
             ran = now - holding.started
             if holding.seq in self._revoked:

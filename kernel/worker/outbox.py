@@ -42,6 +42,8 @@ Deliver = Callable[[Sequence[Ending]], None]
 class _Entry:
     ending: Ending
     early: bool
+    direct: bool
+    """Nothing is to be stored or published here: it only has to be handed on."""
 
 
 class _GivenUp(Exception):
@@ -65,6 +67,7 @@ class Outbox:
         resume: Resume,
         valid: Callable[[], bool],
         failpoints: Failpoints,
+        held: Callable[[int], None] | None = None,
     ) -> None:
         self._app = app
         self.atomic = atomic
@@ -72,6 +75,7 @@ class Outbox:
         self._resume = resume
         self._valid = valid
         self._failpoints = failpoints
+        self._held = held
         self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
@@ -86,12 +90,15 @@ class Outbox:
         """
         if self._failpoints:
             self._failpoints.hit("task.decided")
-        if (self.atomic and not early_ack) or not (ending.records or ending.publications):
+        direct = (self.atomic and not early_ack) or not (ending.records or ending.publications)
+        if direct and not more_soon and not self._pending:
             self._deliver((ending,))
             return
         if not self._pending:
             self._oldest = time.monotonic()
-        self._pending.append(_Entry(ending, early_ack))
+        if self._held is not None:
+            self._held(ending.seq)
+        self._pending.append(_Entry(ending, early_ack, direct))
         if more_soon and len(self._pending) < _BATCH and time.monotonic() - self._oldest < _HOLD_SECONDS:
             self.flush_soon()
             return
@@ -112,7 +119,8 @@ class Outbox:
         if self._flusher is None:
             self._flusher = threading.Thread(target=self._flush_late, name="kernel-outbox", daemon=True)
             self._flusher.start()
-        self._left.set()
+        if not self._left.is_set():
+            self._left.set()
 
     def close(self) -> None:
         """Flush, and end the thread."""
@@ -129,8 +137,11 @@ class Outbox:
         batch: list[_Entry] = []
         while self._pending and len(batch) < _BATCH:
             batch.append(self._pending.popleft())
-        if batch:
-            self._deliver(self._carry_out(batch))
+        if not batch:
+            return
+        own = [entry for entry in batch if not entry.direct]
+        direct = [entry.ending for entry in batch if entry.direct]
+        self._deliver(direct + self._carry_out(own) if own else direct)
 
     def _carry_out(self, batch: list[_Entry]) -> list[Ending]:
         """The ends of `batch` as they came out."""

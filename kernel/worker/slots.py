@@ -39,13 +39,15 @@ BACKLOG: Final = 64
 TOGETHER: Final = 16
 """Most tasks in one datagram; a child takes one only while it could announce so many."""
 
+ENDED: Final = -1.0
+
 STAGE_RUN: Final = 0
 STAGE_DRAIN: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One occupied slot. `started` is on the system's monotonic clock, 0.0 before user code runs."""
+    """One occupied slot. `started` is on the system's monotonic clock, 0.0 before user code runs and `ENDED` after."""
 
     child: int
     slot: int
@@ -142,6 +144,10 @@ class Slots:
         at = self._at(child, slot)
         struct.pack_into("=d", self._map, at + 8, now)
         return _mark_of(seq, struct.unpack_from("=Q", self._map, at + 16)[0])
+
+    def end(self, child: int, slot: int) -> None:
+        """Its user code has ended; the outcome is not sent yet."""
+        struct.pack_into("=d", self._map, self._at(child, slot) + 8, ENDED)
 
     def clear(self, child: int, slot: int) -> None:
         struct.pack_into("=Q", self._map, self._at(child, slot), 0)

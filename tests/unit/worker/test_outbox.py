@@ -78,7 +78,7 @@ def ending(seq: int, state: str = states.SUCCESS, **fields: Any) -> Ending:
 def add(bench: Bench, *endings: Ending) -> None:
     """Together, as one batch."""
     for item in endings[:-1]:
-        bench.outbox._pending.append(SimpleNamespace(ending=item, early=False))  # type: ignore[arg-type]
+        bench.outbox._pending.append(SimpleNamespace(ending=item, early=False, direct=False))  # type: ignore[arg-type]
     bench.outbox.add(endings[-1], more_soon=False)
 
 
@@ -155,3 +155,24 @@ def test_a_flush_for_a_loop_is_done_on_a_thread(bench: Bench) -> None:
     bench.outbox.close()
     assert where == ["kernel-outbox"]
     assert len(bench.delivered) == 1
+
+
+def test_short_ends_leave_together_and_no_slot_counts_as_running() -> None:
+    delivered: list[list[int]] = []
+    held: list[int] = []
+    outbox = Outbox(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        atomic=True,
+        deliver=lambda endings: delivered.append([ending.seq for ending in endings]),
+        resume=lambda _seq, _record: None,
+        valid=lambda: True,
+        failpoints=Failpoints(),
+        held=held.append,
+    )
+    outbox.add(Ending(1, Verdict.ACK), more_soon=False)
+    assert (delivered, held) == ([[1]], [])
+    outbox.add(Ending(2, Verdict.ACK), more_soon=True)
+    outbox.add(Ending(3, Verdict.ACK), more_soon=False)
+    assert [seq for batch in delivered for seq in batch] == [1, 2, 3]
+    assert held[0] == 2
+    outbox.close()
