@@ -43,6 +43,7 @@ class SqlConsumer:
         self._full = False
         self._results_at = -1
         self._lost = threading.Event()
+        self._doubtful: list[str] = []
         self._bell: Bell = database.listen(map(outbox.topic, self._queues))
         with database.write(durable=False) as tx:
             self._id = self._enrol(tx)
@@ -73,7 +74,7 @@ class SqlConsumer:
             self._looked_at = time.monotonic()
             gone = any(peer.left <= 0 or self._database.is_dead(peer.bell) for peer in peers)
             # After a lost lease we must be registered again, or nobody would ever take over from us.
-            upkeep = gone or outlook.due_in <= 0 or self._lost.is_set()
+            upkeep = gone or outlook.due_in <= 0 or self._lost.is_set() or bool(self._doubtful)
             if not outlook.queues and not upkeep:
                 self._full = False
                 self._bell.watch(peer.bell for peer in peers)
@@ -83,7 +84,11 @@ class SqlConsumer:
     def _claim(self, limit: int, max_bytes: int, *, upkeep: bool) -> list[Delivery]:
         self._fetches += 1
         self._turn = (self._turn + 1) % len(self._queues)
-        claim = claims.Claim(token=f"{self._nonce}-{self._fetches}", limit=limit, max_bytes=max_bytes)
+        token = f"{self._nonce}-{self._fetches}"
+        claim = claims.Claim(token=token, limit=limit, max_bytes=max_bytes)
+        # If the answer to the commit is lost, nobody knows of a claim that may be there, and that our lease would hold
+        # for ever: the next one gives it back.
+        self._doubtful.append(token)
         # Not durable: a power cut that undoes a claim has ended its owner as well.
         with self._database.write(durable=False) as tx:
             if not leases.is_registered(tx, self._id):
@@ -93,7 +98,10 @@ class SqlConsumer:
             if upkeep:
                 leases.take_over(tx, self._database, self._id)
                 claims.promote(tx)
+            if len(self._doubtful) > 1:
+                leases.give_back(tx, self._id, self._doubtful[:-1])
             claim.take(tx, self._id, self._queues[self._turn :] + self._queues[: self._turn])
+        self._doubtful.clear()
         self._full = len(claim.taken) == limit
         return claim.taken
 

@@ -95,3 +95,11 @@ def release(tx: Transaction, consumers: Sequence[int], *, keep_starts: bool = Tr
     recorded = "" if keep_starts else ", starts = starts - running"
     for queue in {row[0] for row in tx.query(f"{_RELEASE}{recorded} WHERE {condition} RETURNING queue", values)}:
         tx.ring(outbox.topic(queue))
+
+
+def give_back(tx: Transaction, consumer: int, tokens: Sequence[str]) -> None:
+    """Give back what this consumer claimed in these fetches, uncharged: nothing of it was started."""
+    condition, values = tx.any_of("token", tokens)
+    rows = tx.query(f"{_RELEASE} WHERE owner = ? AND {condition} RETURNING queue", [consumer, *values])
+    for queue in {row[0] for row in rows}:
+        tx.ring(outbox.topic(queue))

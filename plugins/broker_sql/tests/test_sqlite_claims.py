@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel_broker_sql import SqlBroker, claims
 from kernel_lib_sql.sqlite import SqliteDatabase
 
-from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Settlement, Verdict
+from kernel.errors import OperationalError
+from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
 
 
@@ -162,3 +165,29 @@ def test_the_look_and_the_claim_agree_on_few_and_many_queues(broker: SqlBroker) 
         names = ["b", "z", *(f"x{n}" for n in range(count - 2))]
         with broker.database.read() as tx:
             assert [*claims.look(tx, names).queues] == ["b"]
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(broker: SqlBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks after the commit: the consumer lives on, and its lease would hold the claim for ever."""
+    broker.publish([Publication(message(number), "q") for number in range(3)])
+    consumer = broker.consume(["q"], ConsumeOptions(owner="me"))
+    (mine,) = consumer.fetch(1, 1 << 30, 0)
+    write, cuts = broker.database.write, iter([True, True])
+
+    @contextlib.contextmanager
+    def cut(**options: Any) -> Iterator[Any]:
+        with write(**options) as tx:
+            yield tx
+        if next(cuts, False):
+            raise OperationalError("the answer was lost")
+
+    monkeypatch.setattr(broker.database, "write", cut)
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            consumer.fetch(10, 1 << 30, 0)
+    assert broker.stats(["q"])[0].claimed == 3
+    again = consumer.fetch(10, 1 << 30, 0)
+    assert sorted(each.message.id for each in again) == ["1", "2"]
+    settled = consumer.settle([Settlement(each, Verdict.ACK) for each in (mine, *again)])
+    assert [*settled] == [Settled.DONE] * 3
+    consumer.close()
