@@ -28,7 +28,10 @@ class Server:
         return bool(shutil.which(self.program)) or any(Path("/").glob(f"{self.folders}/{self.program}"))
 
 
-SERVERS = (Server("PostgreSQL", "postgres", "usr/*/postgresql*/*/bin", ("postgresql",)),)
+SERVERS = (
+    Server("PostgreSQL", "postgres", "usr/*/postgresql*/*/bin", ("postgresql",)),
+    Server("Redis", "redis-server", "usr/*bin", ("redis-server",)),
+)
 
 
 def install(packages: list[str]) -> None:

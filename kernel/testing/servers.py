@@ -73,6 +73,83 @@ def postgres_server() -> Iterator[Server]:
         shutil.rmtree(base, ignore_errors=True)
 
 
+@dataclass(slots=True)
+class RedisProcess:
+    """A private redis-server on a free port, which can be killed and started again on the same data."""
+
+    url: str
+    port: int
+    folder: Path
+    options: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """As a crash does: nothing is written any more."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def start(self) -> None:
+        """Again, on the data that is there."""
+        self.process = _start_redis(self.port, self.folder, self.options)
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def redis_server(*options: str, fsync: str | None = None) -> Iterator[RedisProcess]:
+    """A new Redis server. `fsync` of ``always`` or ``everysec`` keeps an append-only file; None keeps nothing.
+
+    `options` are further words of its command line.
+    """
+    if shutil.which("redis-server") is None:
+        _missing("Redis is not installed: no redis-server in PATH")
+    base = Path(tempfile.mkdtemp(prefix="kernel-redis-"))
+    kept = ("--appendonly", "yes", "--appendfsync", fsync) if fsync else ("--appendonly", "no")
+    port = _free_port()
+    words = (*kept, *options)
+    try:
+        server = RedisProcess(f"redis://127.0.0.1:{port}/0", port, base, words, _start_redis(port, base, words))
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _start_redis(port: int, folder: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
+    log = folder / "log"
+    log.write_bytes(b"")
+    place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", str(log)]
+    process = subprocess.Popen(
+        ["redis-server", *place, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
+    )
+    try:
+        _wait(process, log, "Ready to accept connections")
+    except BaseException:
+        process.kill()
+        process.wait(10)
+        raise
+    return process
+
+
 def _binaries(what: str, program: str, folders: Sequence[str]) -> str:
     """The folder of a server's programs."""
     if found := shutil.which(program):
