@@ -126,6 +126,60 @@ def test_neighbours_of_a_killed_task_go_back_uncharged(tmp_path: Path) -> None:
         assert project.counts("BEGIN")["stuck"] == 1
 
 
+def test_neighbours_on_one_loop_have_time_to_end(tmp_path: Path) -> None:
+    """While a killed task's process takes nothing new, its event loop goes on turning; what cannot start waits."""
+    with (
+        project_in(tmp_path / "p", tasks=TASKS, worker_limit_grace=8.0) as project,
+        WorkerProcess(project, "-P", "asyncio", "-c", "4"),
+    ):
+        neighbour = project.task("apatient").delay("neighbour", 3)
+        wait_for(lambda: project.counts("BEGIN")["neighbour"], 10)
+        stuck = project.task("apatient").apply_async(("stuck", 60), time_limit=1)
+        wait_for(lambda: project.counts("BEGIN")["stuck"], 10)
+        time.sleep(1.3)  # into the grace
+        late = project.task("apatient").delay("late", 0)
+        assert type(stuck.get(timeout=15, propagate=False)).__name__ == "TimeLimitExceeded"
+        assert neighbour.get(timeout=20) == "neighbour"
+        assert late.get(timeout=20) == "late"
+        assert project.counts("BEGIN") == {"neighbour": 1, "stuck": 1, "late": 1}
+
+
+def test_one_soft_limit_is_not_felt_twice(tmp_path: Path) -> None:
+    """The limit of a neighbour in the same process must not interrupt a task that is cleaning up after its own."""
+    tasks = (
+        TASKS
+        + """
+@app.task
+def tidy(key):
+    try:
+        while True:
+            time.sleep(0.005)
+    except SoftTimeLimitExceeded:
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            time.sleep(0.005)
+        return "tidied up"
+"""
+    )
+    with project_in(tmp_path / "p", tasks=tasks) as project, WorkerProcess(project, "-P", "threads", "-c", "4"):
+        results = [project.task("tidy").apply_async((f"k{n}",), soft_time_limit=0.3 + n * 0.3) for n in range(4)]
+        assert results_within(results, 20) == ["tidied up"] * 4
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "asyncio"])
+def test_limits_in_the_workers_own_process(tmp_path: Path, pool: str) -> None:
+    with (
+        project_in(tmp_path / "p", tasks=TASKS) as project,
+        WorkerProcess(project, "-P", pool, "-c", "1", "--processes", "0") as worker,
+    ):
+        task = project.task("apatient" if pool == "asyncio" else "patient")
+        assert task.apply_async(("soft", 30), soft_time_limit=0.5).get(timeout=10) == "cleaned up"
+        hard = task.apply_async(("hard", 30), time_limit=0.5)
+        assert type(hard.get(timeout=10, propagate=False)).__name__ == "TimeLimitExceeded"
+        assert project.task("add").delay(1, 2).get(timeout=10) == 3
+        assert worker.process.poll() is None
+
+
 def test_a_limit_that_races_with_the_end_gives_one_result(tmp_path: Path) -> None:
     """X5: whichever comes first, state, result and ledger agree."""
     with project_in(tmp_path / "p", tasks=TASKS) as project:

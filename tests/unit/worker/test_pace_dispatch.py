@@ -46,6 +46,7 @@ class FakeExecutors:
 
     ready = True
     finished = False
+    patience = 1.0
     open: Callable[..., None]
     figures: Callable[[], Mapping[str, Any]]
 
