@@ -42,6 +42,8 @@ class BrokerCapabilities:
     crosses_processes: bool = True
     durable: bool = True
     priorities: bool = True
+    low_first: bool = False
+    """Priority 0 is handed out first, as Celery documents it for Redis, and neighbours may share a step."""
     delays: bool = True
     dead_letters: bool = True
     broadcast: bool = True

@@ -116,9 +116,16 @@ class OrderCases(BrokerKit):
 
     def test_higher_priority_first_then_oldest(self, broker: Broker, queue: str) -> None:
         self.needs(broker, "priorities")
+        self.lacks(broker, "low_first")
         levels = [0, 9, 5, 255, 9, 0]
         broker.publish([Publication(make_message(n=n), queue, priority=level) for n, level in enumerate(levels)])
         assert numbers(self.gather(self.consume(broker, queue), 6)) == [3, 1, 4, 2, 0, 5]
+
+    def test_lower_priority_first_where_it_is_so_declared(self, broker: Broker, queue: str) -> None:
+        self.needs(broker, "low_first")
+        levels = [9, 0, 4, 9, 0]
+        broker.publish([Publication(make_message(n=n), queue, priority=level) for n, level in enumerate(levels)])
+        assert numbers(self.gather(self.consume(broker, queue), 5)) == [1, 4, 2, 0, 3]
 
     def test_without_priorities_a_priority_does_no_harm(self, broker: Broker, queue: str) -> None:
         self.lacks(broker, "priorities")

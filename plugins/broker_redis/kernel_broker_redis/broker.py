@@ -1,0 +1,229 @@
+"""The broker on Redis."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from kernel_lib_redis import Link, RedisServer
+
+from kernel import errors
+from kernel.interfaces import broker as api
+from kernel.interfaces.setting import Setting
+from kernel.message import Message, Publication
+from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis.consumer import RedisConsumer
+from kernel_broker_redis.layout import Layout
+from kernel_broker_redis.letters import Letters
+from kernel_broker_redis.topics import RedisSubscription
+
+_MAX_BYTES: Final = 256 * 1024 * 1024
+"""Of a body: in base64 it is a third more, and Redis takes words of 512 MiB."""
+_AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
+
+
+class RedisBroker:
+    """Messages in Redis, where Celery's producers and workers find them too.
+
+    The options are in the README. Publishing is as durable as the server's settings make it.
+    """
+
+    interface = api.INTERFACE
+    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=_MAX_BYTES)
+    settings: tuple[Setting, ...] = ()
+    transaction_domain: str | None = None
+
+    def __init__(self, config: api.BrokerConfig) -> None:
+        self._timeout = config.timeout
+        self.server = RedisServer(config.url, timeout=config.timeout, options=config.options)
+        self.layout = Layout(self.server.prefix, self.server.target.db, config.options)
+        self._letters = Letters(self.server, self.layout)
+        self._lock = threading.Lock()
+        self._holders: set[RedisConsumer | RedisSubscription] = set()
+
+    def open(self) -> None:
+        self.server.open()
+
+    def close(self) -> None:
+        with self._lock:
+            holders = tuple(self._holders)
+        for holder in holders:
+            # With the server away, claims go back when their lease runs out.
+            with suppress(errors.OperationalError):
+                holder.close()
+        self.server.close()
+
+    # --- clients ------------------------------------------------------------------------------------------------
+
+    def declare(self, specs: Sequence[api.QueueSpec]) -> None:
+        self.layout.check([spec.name for spec in specs])
+        if not specs:
+            return
+        commands: list[tuple[object, ...]] = [
+            ("SADD", self.layout.queues, *(self.layout.queue(spec.name) for spec in specs))
+        ]
+        commands += [("SADD", *self.layout.binding(spec)) for spec in specs if spec.exchange_type != "fanout"]
+        self.server.pipeline(commands)
+
+    def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
+        outcomes: list[api.PublishOutcome] = [api.STORED] * len(batch)
+        calls = self._calls(batch, outcomes)
+        if not calls:
+            return outcomes
+        with self.server.link() as link:
+            replies = self._send(link, calls)
+        failed = [reply for reply in replies if isinstance(reply, BaseException)]
+        if failed and len(failed) == len(replies) and not any(isinstance(each, _Lost) for each in failed):
+            raise errors.OperationalError(f"{self.server.shown} stored nothing: {failed[0]}") from failed[0]
+        for (_, _, indexes), reply in zip(calls, replies, strict=True):
+            if isinstance(reply, BaseException):
+                for at in indexes:
+                    outcomes[at] = api.PublishOutcome(api.PublishState.UNKNOWN, str(reply))
+        return outcomes
+
+    def _calls(
+        self, batch: Sequence[Publication], outcomes: list[api.PublishOutcome]
+    ) -> list[tuple[Any, list[object], list[int]]]:
+        """Scripts, their words, and the publications that each stores; refusals are filled into `outcomes`."""
+        calls: list[tuple[Any, list[object], list[int]]] = []
+        open_calls: dict[tuple[str, bool], tuple[list[object], list[int]]] = {}
+        size = 0
+        for at, item in enumerate(batch):
+            if why := self._refusal(item):
+                outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, why)
+                continue
+            key = self.layout.list_of(item.queue, item.priority or item.message.priority)
+            delayed = item.due is not None and not envelope.has_eta(item.message)
+            found = open_calls.get((key, delayed))
+            if found is None or len(found[1]) >= _AT_ONCE or size > _BYTES_AT_ONCE:
+                found = [self.layout.prefix, self.layout.sep, key], []
+                open_calls[key, delayed] = found
+                calls.append((scripts.DELAY if delayed else scripts.PUSH, *found))
+                size = 0
+            raw = envelope.publication(item)
+            if delayed and item.due is not None:
+                found[0].append(_milliseconds(item.due))
+            found[0].append(raw)
+            found[1].append(at)
+            size += len(raw)
+        return calls
+
+    def _refusal(self, item: Publication) -> str:
+        if why := self.layout.fault(item.queue):
+            return f"queue {item.queue!r}: {why}"
+        if len(item.message.body) > _MAX_BYTES:
+            return f"the body has {len(item.message.body)} bytes; {_MAX_BYTES} are the most this broker takes"
+        try:
+            _ = item.message.headers
+        except errors.InvalidTaskError as exc:
+            return str(exc)
+        return ""
+
+    def _send(self, link: Link, calls: Sequence[tuple[Any, list[object], list[int]]]) -> list[Any]:
+        """One reply or error for each call. Raises when nothing at all was sent."""
+        replies: list[Any] = []
+        try:
+            # One kind of script after the other, so that one which the server forgot can be told apart.
+            for script, words, _ in calls:
+                replies += link.scripts(script, [words])
+        except errors.OperationalError as exc:
+            replies += [_Lost(str(exc))] * (len(calls) - len(replies))
+        return replies
+
+    def consume(self, names: Sequence[str], options: api.ConsumeOptions) -> RedisConsumer:
+        if not names:
+            raise errors.ImproperlyConfigured("a consumer needs at least one queue; none was given")
+        self.open()
+        consumer = RedisConsumer(self.server, self.layout, self.layout.check(names), options, self._forget)
+        with self._lock:
+            self._holders.add(consumer)
+        return consumer
+
+    # --- operators ----------------------------------------------------------------------------------------------
+
+    def _all_queues(self) -> list[str]:
+        found = self.server.call("SMEMBERS", self.layout.queues)
+        return sorted(self.layout.name(key.decode("utf-8", "replace")) for key in found)
+
+    def stats(self, names: Sequence[str] = ()) -> Sequence[api.QueueStats]:
+        return [self._stats(name) for name in sorted(set(names) or self._all_queues())]
+
+    def _stats(self, name: str) -> api.QueueStats:
+        ready, delayed, claimed, dead, paused, consumers, sent, now = self._run(scripts.STATS, *self.layout.lists(name))
+        return api.QueueStats(
+            name,
+            ready,
+            delayed,
+            claimed,
+            dead,
+            oldest=max(0.0, now / 1000 - float(sent)) if sent else None,
+            paused=bool(paused),
+            consumers=consumers,
+        )
+
+    def purge(self, queue: str) -> int:
+        return int(self._run(scripts.PURGE, *self.layout.lists(queue)))
+
+    def peek(self, queue: str, limit: int) -> Sequence[Message]:
+        if limit <= 0:
+            return []
+        (clock, *found) = self.server.pipeline(
+            [("TIME",)] + [("LRANGE", key, -limit, -1) for key in self.layout.lists(queue)]
+        )
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        delayed = [f"{self.layout.prefix}kernel:{{{key}}}:delayed" for key in self.layout.lists(queue)]
+        due = self.server.pipeline([("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, limit) for key in delayed])
+        raws = [
+            raw
+            for released, waiting in zip(due, found, strict=True)
+            for raw in (*(member[25:] for member in released), *reversed(waiting))
+        ]
+        return [envelope.decode(raw) for raw in raws[:limit]]
+
+    def pause(self, queue: str) -> None:
+        self._run(scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 1)
+
+    def resume(self, queue: str) -> None:
+        self._run(scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 0)
+
+    def dead_letters(self, queue: str | None = None, limit: int = 100) -> Sequence[api.DeadLetter]:
+        return self._letters.newest(self._all_queues() if queue is None else [queue], limit)
+
+    def retry_dead(self, ids: Iterable[str]) -> int:
+        return self._letters.retry(self._all_queues(), ids)
+
+    def drop_dead(self, ids: Iterable[str]) -> int:
+        return self._letters.drop(self._all_queues(), ids)
+
+    def _run(self, script: Any, *words: object) -> Any:
+        return self.server.script(script, self.layout.prefix, self.layout.sep, *words)
+
+    # --- broadcasts ---------------------------------------------------------------------------------------------
+
+    def broadcast(self, topic: str, batch: Sequence[Message]) -> None:
+        channel = self.layout.channel(*self.layout.check([topic]))
+        if batch:
+            self.server.pipeline([("PUBLISH", channel, envelope.encode(each, "", exchange=topic)) for each in batch])
+
+    def subscribe(self, topic: str) -> RedisSubscription:
+        self.open()
+        subscription = RedisSubscription(self.server, self.layout.channel(*self.layout.check([topic])), self._forget)
+        with self._lock:
+            self._holders.add(subscription)
+        return subscription
+
+    def _forget(self, holder: RedisConsumer | RedisSubscription) -> None:
+        with self._lock:
+            self._holders.discard(holder)
+
+
+class _Lost(Exception):
+    """In the place of a reply that never came."""
+
+
+def _milliseconds(due: float) -> int:
+    # Rounded up: never early.
+    return -int(-due * 1000 // 1)

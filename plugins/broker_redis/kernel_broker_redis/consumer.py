@@ -1,0 +1,230 @@
+"""One worker's claims and its lease."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from kernel_lib_redis import Listener, RedisServer
+
+from kernel import errors
+from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis.layout import Layout
+
+_LOOK_EVERY: Final = 0.75
+"""Seconds between looks for what foreign producers pushed: they wake nobody."""
+_MAX_REASON: Final = 4000
+_AT_ONCE: Final = 1000
+
+
+class RedisConsumer:
+    """Made by `RedisBroker.consume`.
+
+    A claim's token is the consumer's id and a number that grows and is never used again, so a settlement that comes
+    late finds nothing.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        layout: Layout,
+        queues: Sequence[str],
+        options: ConsumeOptions,
+        closed: Callable[[RedisConsumer], None],
+    ) -> None:
+        self._server = server
+        self._layout = layout
+        self._queues = list(queues)
+        self._lists = {name: layout.lists(name) for name in queues}
+        self._options = options
+        self._closed = closed
+        self._id = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._claims = 0
+        self._doubt = -1
+        self._unsure: set[str] = set()
+        self._turn = 0
+        self._idle = False
+        self._woken = threading.Event()
+        self._is_closed = False
+        self._bell = Listener(server)
+        try:
+            self._bell.subscribe_now([layout.wake(self._id)], server.timeout)
+            self.renew()
+        except BaseException:
+            self._bell.close()
+            raise
+
+    # --- claiming -----------------------------------------------------------------------------------------------
+
+    def fetch(self, limit: int, max_bytes: int, timeout: float) -> Sequence[Delivery]:
+        end = time.monotonic() + timeout
+        while not self._is_closed and limit > 0:
+            left = end - time.monotonic()
+            taken, pause = self._claim(limit, max_bytes, waits=left > 0)
+            if taken or left <= 0 or self._woken.is_set():
+                self._woken.clear()
+                return taken
+            if pause > 0:
+                self._bell.read(min(pause, left))
+        return []
+
+    def _claim(self, limit: int, max_bytes: int, *, waits: bool) -> tuple[list[Delivery], float]:
+        """What could be claimed now; if nothing, in how many seconds to look again."""
+        with self._lock:
+            if self._is_closed:
+                return [], 0.0
+            queues = self._queues[self._turn :] + self._queues[: self._turn]
+            self._turn = (self._turn + 1) % len(self._queues)
+            lists = [key for name in queues for key in self._lists[name]]
+            first = self._claims
+            # Before the call: numbers of a claim that we never hear of are not used again.
+            self._claims += limit
+            try:
+                reply = self._run(
+                    scripts.CLAIM, self._options.owner, self._lease, first, limit, max_bytes, int(waits),
+                    int(self._idle), len(self._layout.steps), self._doubt, *lists,
+                )  # fmt: skip
+            except errors.OperationalError:
+                self._doubt = first if self._doubt < 0 else self._doubt
+                raise
+            self._doubt = -1
+        now, look, lost, more = reply[:4]
+        if lost:
+            self._unsure.clear()
+        steps = len(self._layout.steps)
+        at = time.time()
+        taken = [
+            self._delivery(queues[reply[i] // steps], lists[reply[i]], first + number, reply[i + 1], reply[i + 2], at)
+            for number, i in enumerate(range(4, len(reply), 3), 1)
+        ]
+        self._idle = waits and not taken
+        if more:
+            return taken, 0.0
+        return taken, _LOOK_EVERY if look < 0 else min(_LOOK_EVERY, max(0.001, (look - now) / 1000))
+
+    def _delivery(self, queue: str, key: str, number: int, starts: int, raw: bytes, at: float) -> Delivery:
+        return Delivery(
+            envelope.decode(raw),
+            queue,
+            f"{self._id}-{number}",
+            key=(key, number),
+            starts=max(0, starts),
+            seen=starts >= 0,
+            claimed_at=at,
+        )
+
+    @property
+    def _lease(self) -> int:
+        return max(1, round(self._options.lease * 1000))
+
+    def _run(self, script: Any, *args: object) -> Any:
+        return self._server.script(script, self._layout.prefix, self._layout.sep, self._id, *args)
+
+    # --- ends ---------------------------------------------------------------------------------------------------
+
+    def start(self, deliveries: Sequence[Delivery]) -> Sequence[Settled]:
+        if not deliveries or self._is_closed:
+            return [Settled.STALE] * len(deliveries)
+        found = [Settled.STALE] * len(deliveries)
+        mine = [(at, delivery) for at, delivery in enumerate(deliveries) if self._is_mine(delivery)]
+        for begin in range(0, len(mine), _AT_ONCE):
+            part = mine[begin : begin + _AT_ONCE]
+            words = [word for _, delivery in part for word in (*delivery.key, "s", 0, "", "")]
+            for (at, _), done in zip(part, self._run(scripts.END, *words), strict=True):
+                found[at] = Settled.DONE if done else Settled.STALE
+        return found
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        if any(item.records or item.publications for item in settlements):
+            raise NotImplementedError("the Redis broker has no atomic_end: store and publish before you settle")
+        found = [Settled.STALE] * len(settlements)
+        if self._is_closed:
+            return found
+        mine = [at for at, item in enumerate(settlements) if self._is_mine(item.delivery)]
+        acks = [at for at in mine if settlements[at].verdict is Verdict.ACK]
+        rest = [at for at in mine if settlements[at].verdict is not Verdict.ACK]
+        # The oldest is put back last, and so comes to lie in front.
+        rest.sort(key=lambda at: -settlements[at].delivery.key[1])
+        try:
+            done = [*self._ack(settlements, acks), *self._end(settlements, rest)]
+        except errors.OperationalError:
+            # They may be done: when they are settled again, their absence does not mean that others have them.
+            self._unsure.update(settlements[at].delivery.token for at in mine)
+            raise
+        for at, was_there in zip([*acks, *rest], done, strict=True):
+            token = settlements[at].delivery.token
+            if was_there or token in self._unsure:
+                found[at] = Settled.DONE
+            self._unsure.discard(token)
+        return found
+
+    def _is_mine(self, delivery: Delivery) -> bool:
+        return delivery.token.startswith(self._id)
+
+    def _ack(self, settlements: Sequence[Settlement], indexes: list[int]) -> list[int]:
+        if not indexes:
+            return []
+        groups: dict[str, list[int]] = {}
+        for at in indexes:
+            groups.setdefault(settlements[at].delivery.key[0], []).append(at)
+        words: list[object] = []
+        for key, members in groups.items():
+            words += [key, len(members), *(settlements[at].delivery.key[1] for at in members)]
+        replies = self._run(scripts.ACK, *words)
+        order = [at for members in groups.values() for at in members]
+        answers = dict(zip(order, replies, strict=True))
+        return [answers[at] for at in indexes]
+
+    def _end(self, settlements: Sequence[Settlement], indexes: list[int]) -> list[int]:
+        done: list[int] = []
+        for begin in range(0, len(indexes), _AT_ONCE):
+            words: list[object] = []
+            for at in indexes[begin : begin + _AT_ONCE]:
+                words += _end_words(settlements[at])
+            done += self._run(scripts.END, *words)
+        return done
+
+    # --- the lease ----------------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        if self._is_closed:
+            return False
+        lists = [key for keys in self._lists.values() for key in keys]
+        if self._run(scripts.RENEW, self._options.owner, self._lease, self._claims, *lists):
+            return True
+        self._unsure.clear()
+        return False
+
+    def wake(self) -> None:
+        self._woken.set()
+        self._bell.wake()
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._bell.close()
+        try:
+            # A claim that is under way would be made after its owner was gone.
+            with self._lock:
+                self._run(scripts.RELEASE)
+        finally:
+            self._closed(self)
+
+
+def _end_words(item: Settlement) -> tuple[object, ...]:
+    key, number = item.delivery.key
+    if item.verdict is Verdict.REQUEUE:
+        delay = max(0, round(item.delay * 1000)) if item.delay > 0 else 0
+        return key, number, "r", int(item.charged), delay, ""
+    letter, task = envelope.name_of(item.delivery.message)
+    reason = item.reason if len(item.reason) <= _MAX_REASON else item.reason[: _MAX_REASON - 3] + "..."
+    # As text that any encoding takes: halves of surrogate pairs are escaped.
+    name = (letter or "unreadable").encode("utf-8", "backslashreplace")
+    return key, number, "d", int(item.charged), name, json.dumps({"task": task, "reason": reason})

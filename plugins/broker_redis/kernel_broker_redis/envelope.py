@@ -1,0 +1,125 @@
+"""Messages as kombu writes them into Redis, and back.
+
+An envelope is a JSON object with the keys ``body`` (base64), ``content-encoding``, ``content-type``, ``headers`` and
+``properties``, in that order and with a space behind each colon and comma. Ours are the same, so that the headers can
+be cut out of both as text: whoever passes a message on need not parse them.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+import time
+import uuid
+from typing import Any, Final
+
+from kernel import errors
+from kernel.message import Message, Publication
+
+_HEAD: Final = re.compile(
+    rb'\{"body": "([A-Za-z0-9+/=]*)", "content-encoding": "([^"\\]*)", "content-type": "([^"\\]*)", "headers": '
+)
+_PROPERTIES: Final = b', "properties": {'
+_TRANSPORT: Final = ("delivery_info", "delivery_tag", "body_encoding", "kernel_sent")
+UNREADABLE: Final = "application/x-unreadable"
+"""The content type of what waited in a list and is no envelope: no worker accepts it."""
+
+_encode: Final = json.JSONEncoder().encode
+
+
+def encode(message: Message, queue: str, *, priority: int = 0, exchange: str = "") -> bytes:
+    """The envelope of a message for `queue`. Raises `InvalidTaskError` when its headers are no JSON object."""
+    _ = message.headers
+    properties = dict(message.properties)
+    properties["delivery_info"] = {"exchange": exchange, "routing_key": queue}
+    if priority or "priority" in properties:
+        properties["priority"] = priority
+    properties["body_encoding"] = "base64"
+    properties["delivery_tag"] = str(uuid.uuid4())
+    properties["kernel_sent"] = round(time.time(), 3)
+    return b'{"body": "%b", "content-encoding": %b, "content-type": %b, "headers": %b, "properties": %b}' % (
+        binascii.b2a_base64(message.body, newline=False),
+        _text(message.content_encoding),
+        _text(message.content_type),
+        message.raw_headers,
+        _encode(properties).encode(),
+    )
+
+
+def _text(value: str) -> bytes:
+    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+        return b'"%b"' % value.encode()
+    return _encode(value).encode()
+
+
+def publication(item: Publication) -> bytes:
+    return encode(item.message, item.queue, priority=item.priority or item.message.priority)
+
+
+def decode(raw: bytes) -> Message:
+    """The message of an envelope, whoever wrote it. Never raises: what is no envelope becomes a message that no worker
+    accepts, and whose headers raise `InvalidTaskError`."""
+    head = _HEAD.match(raw)
+    at = raw.rfind(_PROPERTIES) if head else -1
+    if head and at >= head.end():
+        try:
+            properties = json.loads(raw[at + len(_PROPERTIES) - 1 : -1])
+            if isinstance(properties, dict) and properties.get("body_encoding") == "base64":
+                body, encoding, content_type = head.groups()
+                for name in _TRANSPORT:
+                    properties.pop(name, None)
+                return Message(
+                    raw[head.end() : at],
+                    binascii.a2b_base64(body),
+                    content_type=content_type.decode(),
+                    content_encoding=encoding.decode(),
+                    properties=properties,
+                )
+        except ValueError:
+            # A name inside the properties that looks like their beginning: the slow way reads it right.
+            pass
+    return _decode_slowly(raw)
+
+
+def _decode_slowly(raw: bytes) -> Message:
+    try:
+        document = json.loads(raw)
+        headers, properties = document.get("headers") or {}, dict(document.get("properties") or {})
+        body = _body(document.get("body"), properties.get("body_encoding"))
+        if not isinstance(headers, dict):
+            raise TypeError("headers")
+        content_type = str(document.get("content-type") or "application/data")
+        encoding = str(document.get("content-encoding") or "utf-8")
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return Message(raw, raw, content_type=UNREADABLE, content_encoding="binary")
+    for name in _TRANSPORT:
+        properties.pop(name, None)
+    return Message(headers, body, content_type=content_type, content_encoding=encoding, properties=properties)
+
+
+def _body(body: Any, encoding: Any) -> bytes:
+    if body is None:
+        return b""
+    if not isinstance(body, str):
+        raise TypeError("body")
+    if encoding == "base64":
+        return binascii.a2b_base64(body)
+    return body.encode("utf-8", "surrogatepass")
+
+
+def name_of(message: Message) -> tuple[str, str]:
+    """Id and task, empty where they cannot be read."""
+    names = []
+    for get in ("id", "task"):
+        try:
+            names.append(str(getattr(message, get)))
+        except errors.InvalidTaskError:
+            names.append("")
+    return names[0], names[1]
+
+
+def has_eta(message: Message) -> bool:
+    """Whether the headers tell when it is due, so that it can wait in the list as Celery's messages do."""
+    eta = message.headers.get("eta")
+    return isinstance(eta, str) and eta[-6:-5] in ("+", "-")

@@ -1,0 +1,467 @@
+"""What the server does in one step, as Lua.
+
+A script that fails half-way keeps what it did, so everything that could fail comes before the first write, and a
+message that was popped is stored again in the very next command. Messages are moved as bytes: a script that decoded
+and encoded them would turn ``[]`` into ``{}`` and round numbers.
+
+`ARGV[1]` is the prefix of all keys, `ARGV[2]` the separator between a queue and its step. A *list* is the full key of
+one priority step of a queue. Beside each lie, as ``kernel:{<list>}:<what>``:
+
+    held:<consumer>     hash   number of the claim -> message
+    marks:<consumer>    hash   number of the claim -> "<starts>,<1 when its start was recorded>", of seen messages
+    seen                hash   digest of a waiting message that was claimed before -> starts
+    delayed             zset   head of 25 characters + message, by milliseconds
+    n                   a counter that orders what is delayed
+    dead, dead:meta     hash   letter -> message; letter -> "<starts>\\n<milliseconds>\\n<JSON>"
+    dead:order          zset   letters in the order in which they came
+    idle                set    consumers that wait for the queue (beside its first list)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kernel_lib_redis import Script
+
+_COMMON: Final = r"""
+local P, SEP = ARGV[1], ARGV[2]
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local CONSUMERS = P .. 'kernel:consumers'
+
+local function own(list, what) return P .. 'kernel:{' .. list .. '}:' .. what end
+local function consumer_key(cid) return P .. 'kernel:consumer:' .. cid end
+
+local function queue_of(list)
+  local at = string.find(list, SEP, 1, true)
+  return at and string.sub(list, 1, at - 1) or list
+end
+
+-- Wake a few of those who wait: one may be dead, or have found something else to do.
+local function notify(list, count)
+  for _, cid in ipairs(redis.call('SPOP', own(queue_of(list), 'idle'), math.min(count + 2, 32))) do
+    redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
+  end
+end
+
+-- Put a message back in front, remembering that it was claimed before.
+local function return_to(list, raw, starts)
+  redis.call('RPUSH', list, raw)
+  redis.call('HSET', own(list, 'seen'), redis.sha1hex(raw), starts)
+end
+
+local function defer(list, raw, due, starts, seen)
+  local number = redis.call('INCR', own(list, 'n'))
+  redis.call('ZADD', own(list, 'delayed'), due, string.format('%016x%08x%d', number, starts, seen) .. raw)
+end
+
+local function starts_of(mark)
+  local starts, begun = string.match(mark or '', '^(%d+),(%d)$')
+  return tonumber(starts or 0), tonumber(begun or 0)
+end
+
+-- Give back what a consumer holds of a list: all, or what it claimed above a number. With `keep`, starts that were
+-- recorded and never ended count.
+local function give_back(list, cid, keep, above)
+  local held, marks = own(list, 'held:' .. cid), own(list, 'marks:' .. cid)
+  local found = redis.call('HGETALL', held)
+  if #found == 0 then return 0 end
+  local mark, raws, numbers = {}, {}, {}
+  local pairs_of_marks = redis.call('HGETALL', marks)
+  for i = 1, #pairs_of_marks, 2 do mark[pairs_of_marks[i]] = pairs_of_marks[i + 1] end
+  for i = 1, #found, 2 do
+    local number = tonumber(found[i])
+    if not above or number > above then
+      numbers[#numbers + 1] = number
+      raws[number] = { found[i], found[i + 1] }
+    end
+  end
+  table.sort(numbers, function(a, b) return a > b end)
+  for _, number in ipairs(numbers) do
+    local field, raw = raws[number][1], raws[number][2]
+    local starts, begun = starts_of(mark[field])
+    return_to(list, raw, starts + (keep and begun or 0))
+    redis.call('HDEL', held, field)
+    redis.call('HDEL', marks, field)
+  end
+  if #numbers > 0 then notify(list, #numbers) end
+  return #numbers
+end
+
+-- End a lease, and with it all claims of its consumer.
+local function release(cid, keep)
+  local key = consumer_key(cid)
+  for _, list in ipairs(redis.call('SMEMBERS', key .. ':lists')) do
+    give_back(list, cid, keep, nil)
+    redis.call('SREM', own(queue_of(list), 'idle'), cid)
+  end
+  redis.call('DEL', key, key .. ':lists')
+  redis.call('ZREM', CONSUMERS, cid)
+end
+
+local function register(cid, owner, lease, floor, first)
+  local key = consumer_key(cid)
+  redis.call('HSET', key, 'owner', owner, 'floor', floor)
+  for i = first, #ARGV do
+    redis.call('SADD', key .. ':lists', ARGV[i])
+    redis.call('SADD', P .. 'kernel:queues', queue_of(ARGV[i]))
+  end
+  redis.call('ZADD', CONSUMERS, NOW + lease, cid)
+end
+"""
+
+_MOMENT: Final = r"""
+-- An ISO 8601 moment with its offset in Unix milliseconds; 0 for anything else, which is for the worker to judge.
+local function moment(text)
+  if type(text) ~= 'string' then return 0 end
+  local y, mo, d, h, mi, s, zone =
+    string.match(text, '^(%d%d%d%d)-(%d%d)-(%d%d)[T ](%d%d):(%d%d):(%d%d%.?%d*)(.*)$')
+  if not y then return 0 end
+  local offset = 0
+  if zone ~= 'Z' then
+    local sign, zh, zm = string.match(zone, '^([+-])(%d%d):?(%d%d)$')
+    if not sign then return 0 end
+    offset = (tonumber(zh) * 60 + tonumber(zm)) * 60
+    if sign == '-' then offset = -offset end
+  end
+  y, mo, d = tonumber(y), tonumber(mo), tonumber(d)
+  if mo <= 2 then y = y - 1 end
+  local era = math.floor(y / 400)
+  local year = y - era * 400
+  local day = math.floor((153 * (mo + (mo > 2 and -3 or 9)) + 2) / 5) + d - 1
+  local days = era * 146097 + year * 365 + math.floor(year / 4) - math.floor(year / 100) + day - 719468
+  return math.ceil((((days * 24 + tonumber(h)) * 60 + tonumber(mi)) * 60 + tonumber(s) - offset) * 1000)
+end
+
+-- When a waiting message is due. Only one that has a text under a key "eta" is decoded, and only to be read.
+local function due_of(raw)
+  local at = string.find(raw, '"eta"', 1, true)
+  while at do
+    if string.find(raw, '^%s*:%s*"', at + 5) then
+      local ok, document = pcall(cjson.decode, raw)
+      if not ok or type(document) ~= 'table' or type(document.headers) ~= 'table' then return 0 end
+      return moment(document.headers.eta)
+    end
+    at = string.find(raw, '"eta"', at + 5, true)
+  end
+  return 0
+end
+"""
+
+# ARGV: prefix, sep, consumer, owner, lease (ms), number of the last claim, limit, bytes, whether to be told of what
+# comes later, whether that was asked for before, steps of a queue, -1 or the number above which claims of ours were
+# never heard of; then lists, queue by queue.
+# Answers: now, when to look again (or -1), whether the lease had run out, whether to look again at once; then for
+# each message the index of its list, its starts (-1: never seen), and itself.
+CLAIM: Final = Script(
+    _COMMON
+    + _MOMENT
+    + r"""
+local cid, lease, base = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
+local limit, left = tonumber(ARGV[7]), tonumber(ARGV[8])
+local steps, doubt, FIRST = tonumber(ARGV[11]), tonumber(ARGV[12]), 13
+local lost = 0
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', CONSUMERS, '-inf', NOW, 'LIMIT', 0, 64)) do
+  release(dead, true)
+  if dead == cid then lost = 1 end
+end
+local floor = redis.call('HGET', consumer_key(cid), 'floor')
+if floor and base < tonumber(floor) then return { NOW, -1, 0, 0 } end
+if not floor then
+  lost = 1
+  register(cid, ARGV[4], lease, base, FIRST)
+elseif doubt >= 0 then
+  for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt) end
+  -- What was sent before and comes late claims nothing.
+  redis.call('HSET', consumer_key(cid), 'floor', base)
+end
+
+local out, total, moved, full = { 0, 0, 0, 0 }, 0, 0, false
+
+local function take(list, index, want)
+  local got, fields, marks, gone = 0, {}, {}, {}
+  local size = 1024
+  local function keep(raw, starts)
+    base, got, total, left, size = base + 1, got + 1, total + 1, left - #raw, #raw
+    fields[#fields + 1], fields[#fields + 2] = base, raw
+    if starts >= 0 then marks[#marks + 1], marks[#marks + 2] = base, starts .. ',0' end
+    out[#out + 1], out[#out + 2], out[#out + 3] = index, starts, raw
+  end
+  local function flush()
+    for i = 1, #fields, 2000 do
+      redis.call('HSET', own(list, 'held:' .. cid), unpack(fields, i, math.min(i + 1999, #fields)))
+    end
+    for i = 1, #marks, 2000 do
+      redis.call('HSET', own(list, 'marks:' .. cid), unpack(marks, i, math.min(i + 1999, #marks)))
+    end
+    fields, marks = {}, {}
+  end
+  local delayed, seen = own(list, 'delayed'), own(list, 'seen')
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', NOW, 'LIMIT', 0, want)) do
+    local raw = string.sub(member, 26)
+    if total > 0 and #raw > left then full = true; break end
+    gone[#gone + 1] = member
+    keep(raw, string.sub(member, 25, 25) == '1' and tonumber(string.sub(member, 17, 24), 16) or -1)
+  end
+  for i = 1, #gone, 2000 do redis.call('ZREM', delayed, unpack(gone, i, math.min(i + 1999, #gone))) end
+  flush()
+  local has_seen = nil
+  while got < want and not full and moved < 1000 do
+    local ask = math.min(want - got, 250, math.max(1, math.ceil(left / size)))
+    local raws = redis.call('RPOP', list, ask)
+    if not raws then break end
+    if has_seen == nil then has_seen = redis.call('EXISTS', seen) == 1 end
+    for i, raw in ipairs(raws) do
+      local starts = -1
+      if has_seen then
+        local digest = redis.sha1hex(raw)
+        local known = redis.call('HGET', seen, digest)
+        if known then
+          starts = tonumber(known) or 0
+          redis.call('HDEL', seen, digest)
+        end
+      end
+      local due = due_of(raw)
+      if due > NOW then
+        defer(list, raw, due, math.max(starts, 0), starts >= 0 and 1 or 0)
+        moved = moved + 1
+      elseif total > 0 and #raw > left then
+        for j = #raws, i + 1, -1 do redis.call('RPUSH', list, raws[j]) end
+        if starts >= 0 then return_to(list, raw, starts) else redis.call('RPUSH', list, raw) end
+        full = true
+        break
+      else
+        keep(raw, starts)
+      end
+    end
+    flush()
+    if #raws < ask then
+      -- Nothing waits: what was remembered of waiting messages that others took is of no use any more.
+      if has_seen then redis.call('UNLINK', seen) end
+      break
+    end
+  end
+  return got
+end
+
+local function take_queue(first, want)
+  local got = 0
+  for step = 0, steps - 1 do
+    if got >= want or full then break end
+    got = got + take(ARGV[first + step], first + step - FIRST, want - got)
+  end
+  return got
+end
+
+local paused = {}
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'kernel:paused')) do paused[name] = true end
+local busy = {}
+for first = FIRST, #ARGV, steps do
+  if not paused[ARGV[first]] then
+    local keys = {}
+    for step = 0, steps - 1 do
+      local list = ARGV[first + step]
+      keys[#keys + 1], keys[#keys + 2] = list, own(list, 'delayed')
+    end
+    if redis.call('EXISTS', unpack(keys)) > 0 then busy[#busy + 1] = first end
+  end
+end
+local again = {}
+for i, first in ipairs(busy) do
+  local share = math.ceil((limit - total) / (#busy - i + 1))
+  if share > 0 and not full and take_queue(first, share) == share then again[#again + 1] = first end
+end
+for _, first in ipairs(again) do
+  if total < limit and not full then take_queue(first, limit - total) end
+end
+
+local look = -1
+if total == 0 then
+  local function sooner(found)
+    if found and (look < 0 or found < look) then look = found end
+  end
+  for _, first in ipairs(busy) do
+    for step = 0, steps - 1 do
+      sooner(tonumber(redis.call('ZRANGE', own(ARGV[first + step], 'delayed'), 0, 0, 'WITHSCORES')[2]))
+    end
+  end
+  local leases = redis.call('ZRANGE', CONSUMERS, 0, 1, 'WITHSCORES')
+  for i = 1, #leases, 2 do
+    if leases[i] ~= cid then sooner(tonumber(leases[i + 1])) end
+  end
+end
+local wish = total == 0 and moved == 0 and ARGV[9] == '1' and 'SADD' or (ARGV[10] == '1' and 'SREM')
+if wish then
+  for first = FIRST, #ARGV, steps do redis.call(wish, own(ARGV[first], 'idle'), cid) end
+end
+out[1], out[2], out[3], out[4] = NOW, look, lost, moved > 0 and 1 or 0
+return out
+"""
+)
+
+# ARGV: prefix, sep, consumer; then for each list its key, a count, and so many numbers of claims.
+ACK: Final = Script(
+    _COMMON
+    + r"""
+local out, i = {}, 4
+while ARGV[i] do
+  local held, marks = own(ARGV[i], 'held:' .. ARGV[3]), own(ARGV[i], 'marks:' .. ARGV[3])
+  local last, marked = i + 1 + tonumber(ARGV[i + 1]), redis.call('EXISTS', marks) == 1
+  for j = i + 2, last do
+    out[#out + 1] = redis.call('HDEL', held, ARGV[j])
+    if marked then redis.call('HDEL', marks, ARGV[j]) end
+  end
+  i = last + 1
+end
+return out
+"""
+)
+
+# ARGV: prefix, sep, consumer; then of each claim its list, number, what (r: back, d: dead, s: started), 1 if it is
+# charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON.
+END: Final = Script(
+    _COMMON
+    + r"""
+local out = {}
+for i = 4, #ARGV, 6 do
+  local list, number, what = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local held, marks = own(list, 'held:' .. ARGV[3]), own(list, 'marks:' .. ARGV[3])
+  local done = redis.call('HEXISTS', held, number)
+  out[#out + 1] = done
+  if done == 1 then
+    local starts = starts_of(redis.call('HGET', marks, number))
+    if what == 's' then
+      redis.call('HSET', marks, number, starts .. ',1')
+    else
+      local raw, queue = redis.call('HGET', held, number), queue_of(list)
+      starts = starts + tonumber(ARGV[i + 3])
+      if what == 'd' then
+        local letter = ARGV[i + 4]
+        if redis.call('HEXISTS', own(queue, 'dead'), letter) == 1 then
+          letter = letter .. '.' .. redis.call('INCR', own(queue, 'n'))
+        end
+        redis.call('HSET', own(queue, 'dead'), letter, raw)
+        redis.call('HSET', own(queue, 'dead:meta'), letter, starts .. '\n' .. NOW .. '\n' .. ARGV[i + 5])
+        redis.call('ZADD', own(queue, 'dead:order'), redis.call('INCR', own(queue, 'n')), letter)
+      elseif tonumber(ARGV[i + 4]) > 0 then
+        defer(list, raw, NOW + tonumber(ARGV[i + 4]), starts, 1)
+      else
+        return_to(list, raw, starts)
+      end
+      redis.call('HDEL', held, number)
+      redis.call('HDEL', marks, number)
+      if what == 'r' then notify(list, 1) end
+    end
+  end
+end
+return out
+"""
+)
+
+# ARGV: prefix, sep, list, messages.
+PUSH: Final = Script(
+    r"""
+redis.call('LPUSH', ARGV[3], unpack(ARGV, 4))
+local P, list = ARGV[1], ARGV[3]
+local at = string.find(list, ARGV[2], 1, true)
+local idle = P .. 'kernel:{' .. (at and string.sub(list, 1, at - 1) or list) .. '}:idle'
+for _, cid in ipairs(redis.call('SPOP', idle, math.min(#ARGV - 1, 32))) do
+  redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
+end
+return #ARGV - 3
+"""
+)
+
+# ARGV: prefix, sep, list; then moments (ms) and messages in turn.
+DELAY: Final = Script(
+    _COMMON
+    + r"""
+for i = 4, #ARGV, 2 do defer(ARGV[3], ARGV[i + 1], tonumber(ARGV[i]), 0, 0) end
+notify(ARGV[3], 1)
+return (#ARGV - 3) / 2
+"""
+)
+
+# ARGV: prefix, sep, consumer, owner, lease, number of the last claim, lists.
+RENEW: Final = Script(
+    _COMMON
+    + r"""
+local cid, lease = ARGV[3], tonumber(ARGV[5])
+local deadline = tonumber(redis.call('ZSCORE', CONSUMERS, cid) or -1)
+if deadline > NOW then
+  redis.call('ZADD', CONSUMERS, NOW + lease, cid)
+  return 1
+end
+if deadline >= 0 then release(cid, true) end
+register(cid, ARGV[4], lease, ARGV[6], 7)
+return 0
+"""
+)
+
+# ARGV: prefix, sep, consumer.
+RELEASE: Final = Script(_COMMON + "release(ARGV[3], false)\nreturn 1\n")
+
+# ARGV: prefix, sep, lists of one queue.
+STATS: Final = Script(
+    _COMMON
+    + r"""
+local queue = ARGV[3]
+local ready, delayed, claimed, oldest, takers = 0, 0, 0, '', {}
+for _, cid in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
+  if redis.call('SISMEMBER', consumer_key(cid) .. ':lists', queue) == 1 then takers[#takers + 1] = cid end
+end
+for i = 3, #ARGV do
+  local list = ARGV[i]
+  local waiting, later = own(list, 'delayed'), 0
+  later = redis.call('ZCOUNT', waiting, '(' .. NOW, '+inf')
+  ready = ready + redis.call('LLEN', list) + redis.call('ZCARD', waiting) - later
+  delayed = delayed + later
+  for _, cid in ipairs(takers) do claimed = claimed + redis.call('HLEN', own(list, 'held:' .. cid)) end
+  local first = redis.call('LINDEX', list, -1)
+  local sent = first and string.match(first, '.*"kernel_sent": ([%d.]+)')
+  if sent and (oldest == '' or tonumber(sent) < tonumber(oldest)) then oldest = sent end
+end
+return { ready, delayed, claimed, redis.call('ZCARD', own(queue, 'dead:order')),
+  redis.call('SISMEMBER', P .. 'kernel:paused', queue), #takers, oldest, NOW }
+"""
+)
+
+# ARGV: prefix, sep, lists of one queue.
+PURGE: Final = Script(
+    _COMMON
+    + r"""
+local count = 0
+for i = 3, #ARGV do
+  local list = ARGV[i]
+  count = count + redis.call('LLEN', list) + redis.call('ZCARD', own(list, 'delayed'))
+  redis.call('UNLINK', list, own(list, 'delayed'), own(list, 'seen'))
+end
+return count
+"""
+)
+
+# ARGV: prefix, sep, queue, 1 to pause and 0 to go on.
+PAUSE: Final = Script(
+    _COMMON
+    + r"""
+redis.call('SADD', P .. 'kernel:queues', ARGV[3])
+if ARGV[4] == '1' then return redis.call('SADD', P .. 'kernel:paused', ARGV[3]) end
+notify(ARGV[3], 32)
+return redis.call('SREM', P .. 'kernel:paused', ARGV[3])
+"""
+)
+
+# ARGV: prefix, sep, queue, letter, list and message it becomes (or two empty words).
+EXHUME: Final = Script(
+    _COMMON
+    + r"""
+if redis.call('HDEL', own(ARGV[3], 'dead'), ARGV[4]) == 0 then return 0 end
+redis.call('HDEL', own(ARGV[3], 'dead:meta'), ARGV[4])
+redis.call('ZREM', own(ARGV[3], 'dead:order'), ARGV[4])
+if ARGV[5] ~= '' then
+  redis.call('LPUSH', ARGV[5], ARGV[6])
+  notify(ARGV[5], 1)
+end
+return 1
+"""
+)
