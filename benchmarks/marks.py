@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _MARK = struct.Struct("<qd")
@@ -48,7 +48,11 @@ def wait(path: Path, expected: int, *, seconds: float, check: Callable[[], None]
 
 def span(path: Path, expected: int) -> tuple[float, float]:
     """The moments of the first and the last mark. Raises DeliveryError unless each number is there once."""
-    marks = list(_MARK.iter_unpack(path.read_bytes()))
+    return check(list(_MARK.iter_unpack(path.read_bytes())), expected)
+
+
+def check(marks: Sequence[tuple[int, float]], expected: int) -> tuple[float, float]:
+    """The same for marks that were kept elsewhere."""
     times = Counter(number for number, _ in marks)
     missing = expected - sum(1 for number in range(expected) if times[number])
     doubled = sum(1 for seen in times.values() if seen > 1)

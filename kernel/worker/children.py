@@ -52,6 +52,8 @@ class _Process:
 class Children:
     """Implements `Executors` with child processes."""
 
+    patience = 1.0
+
     def __init__(self, *, channel: str = "") -> None:
         self.slots = 0
         self._page_fd = slots.anonymous_file("kernel-slots")

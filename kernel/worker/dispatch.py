@@ -40,6 +40,7 @@ class Dispatcher:
         self._preparing = 0
         self.ready = ReadyQueue()
         self._shared = False
+        self._look_at = 0.0
 
     def room(self) -> int:
         """How many more messages may be claimed. Any thread.
@@ -148,6 +149,9 @@ class Dispatcher:
         one of the two sees the other. Under its new number nobody runs it twice.
         """
         now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _STUCK_SECONDS
         held = self._executors.holdings()
         stuck = {holding.child for holding in held if 0 < holding.started < now - _STUCK_SECONDS}
         taken = [holding for holding in held if holding.child in stuck and not holding.started]

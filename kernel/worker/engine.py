@@ -72,7 +72,7 @@ class Engine:
         limit = settings.get("task_delivery_limit")
         self._limit = int(limit) if limit else None
         self._ledger = Ledger()
-        self._pace = Pace()
+        self._pace = Pace(executors.patience)
         self._events: deque[Event] = deque()
         self._commands: deque[Command] = deque()
         self._revoked = Revoked()

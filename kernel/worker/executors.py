@@ -55,6 +55,9 @@ class Executors(Protocol):
 
     slots: int
     """How many tasks run at once, over all processes."""
+    patience: float
+    """By how much to stretch the time for which work is handed over ahead: hand-overs between threads that share a
+    GIL cost more than those between processes."""
 
     def open(self, listener: Listener) -> None: ...
 

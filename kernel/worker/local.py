@@ -137,6 +137,8 @@ class LocalInbox:
 class Local:
     """Implements `Executors`, `kernel.worker.assignment.Sink` and `kernel.hooks.ChildInfo` in this process."""
 
+    patience = 3.0
+
     def __init__(self, app: Kernel, manifest: Manifest, *, failpoints: Failpoints) -> None:
         self.app = app
         self.slots = manifest.slots

@@ -21,7 +21,8 @@ _MAX_SENT_PER_SLOT: Final = 48
 class Pace:
     """Running figures of a worker. Not thread-safe: the engine's loop owns it."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 1.0) -> None:
+        self._patience = patience
         self._samples: dict[str, int] = {}
         self._slow: dict[str, float] = {}
         self._mean: float | None = None
@@ -55,14 +56,14 @@ class Pace:
     def ahead(self, slots: int) -> int:
         """How many messages to hold, running ones included: what `slots` run in 30 ms, so that a task that takes
         minutes reserves nothing; and no more than are settled in 12 ms, so that nobody waits here for long."""
-        settled = max(_LEAST_AHEAD * slots, int(self._rate * _SETTLED_SECONDS))
+        settled = max(_LEAST_AHEAD * slots, int(self._rate * _SETTLED_SECONDS * self._patience))
         return slots + min(_MAX_AHEAD, settled, self._in(slots, _AHEAD_SECONDS))
 
     def sent(self, slots: int) -> int:
         """How many short tasks may be with the children at once: what they do in 3 ms."""
-        return slots + min(_MAX_SENT_PER_SLOT * slots, self._in(slots, _SENT_SECONDS))
+        return slots + min(int(_MAX_SENT_PER_SLOT * slots * self._patience), self._in(slots, _SENT_SECONDS))
 
     def _in(self, slots: int, seconds: float) -> int:
         if self._mean is None:
             return 0
-        return int(slots * seconds / (self._mean + _OVERHEAD))
+        return int(slots * seconds * self._patience / (self._mean + _OVERHEAD))
