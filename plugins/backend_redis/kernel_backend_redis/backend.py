@@ -1,0 +1,151 @@
+"""The result backend on Redis, with Celery's keys and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from kernel_lib_redis import RedisServer
+
+from kernel import errors
+from kernel.interfaces import backend as api
+from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome, StoreState
+from kernel.interfaces.setting import Setting
+from kernel_backend_redis import documents, scripts
+from kernel_backend_redis.watch import Hub, RedisWatch
+
+_BATCH: Final = 200
+_BYTES: Final = 1024 * 1024
+"""What one script stores: other clients wait meanwhile."""
+
+
+class RedisBackend:
+    """Results in Redis. The options are in the README.
+
+    A record that Celery wrote in another format than JSON is one that cannot be read, and counts as none.
+    """
+
+    interface = api.INTERFACE
+    # States in between that were stored while a watch was being set up, or its connection was down, are not told.
+    capabilities = api.BackendCapabilities(every_state=False)
+    settings: tuple[Setting, ...] = ()
+    transaction_domain: str | None = None
+
+    def __init__(self, config: api.BackendConfig) -> None:
+        self._server = RedisServer(config.url, timeout=config.timeout, options=config.options)
+        # At least a millisecond: 0 means for ever.
+        self._lifetime = 0 if config.expires is None else max(1, round(config.expires * 1000))
+        self._hub = Hub(self._server, self._key)
+
+    def open(self) -> None:
+        self._server.open()
+
+    def close(self) -> None:
+        self._hub.close()
+        self._server.close()
+
+    def _key(self, id: str) -> str:
+        return f"{self._server.prefix}celery-task-meta-{id}"
+
+    def _group_key(self, group_id: str) -> str:
+        return f"{self._server.prefix}celery-taskset-meta-{group_id}"
+
+    def _chord_key(self, chord_id: str) -> str:
+        return f"{self._server.prefix}kernel:{{{self._group_key(chord_id)}}}:chord"
+
+    def store(self, batch: Sequence[Record]) -> Sequence[StoreOutcome]:
+        if not batch:
+            return []
+        parts = [*self._parts(batch)]
+        try:
+            replies = self._store(parts)
+        except errors.OperationalError:
+            # It may be stored or not: stored again, the same document stands as our own.
+            replies = self._store(parts)
+            own = (words[4::4] for words in parts)
+            replies = [_own(reply, list(mine)) for reply, mine in zip(replies, own, strict=True)]
+        flat = [answer for reply in replies for answer in reply]
+        return [_outcome(record, answer) for record, answer in zip(batch, flat, strict=True)]
+
+    def _parts(self, batch: Sequence[Record]) -> Iterator[list[object]]:
+        words: list[object] = [self._lifetime]
+        size = 0
+        for record in batch:
+            if len(words) > _BATCH * 4 or size > _BYTES:
+                yield words
+                words, size = [self._lifetime], 0
+            document = documents.encode(record)
+            words += [self._key(record.id).encode("utf-8", "surrogatepass"), _text(record.state)]
+            words += [record.attempt, document]
+            size += len(document)
+        yield words
+
+    def _store(self, parts: Sequence[list[object]]) -> list[list[Any]]:
+        with self._server.link() as link:
+            replies = link.scripts(scripts.STORE, parts)
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise errors.OperationalError(f"{self._server.shown} did not store all results: {reply}") from reply
+        return replies
+
+    def load(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        found: list[Record | None] = []
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            raws = self._server.call("MGET", *(self._key(each).encode("utf-8", "surrogatepass") for each in part))
+            found += [
+                None if raw is None else documents.decode(each, raw) for each, raw in zip(part, raws, strict=True)
+            ]
+        return found
+
+    def watch(self, ids: Sequence[str] = ()) -> RedisWatch:
+        self.open()
+        watch = self._hub.watch()
+        watch.add(ids)
+        return watch
+
+    def forget(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            self._server.call("UNLINK", *(self._key(each).encode("utf-8", "surrogatepass") for each in part))
+
+    def save_group(self, group_id: str, document: str) -> None:
+        lifetime = ("PX", self._lifetime) if self._lifetime else ()
+        self._server.call("SET", self._group_key(group_id), document, *lifetime)
+
+    def load_group(self, group_id: str) -> str | None:
+        raw: bytes | None = self._server.call("GET", self._group_key(group_id))
+        return None if raw is None else raw.decode("utf-8", "replace")
+
+    def forget_group(self, group_id: str) -> None:
+        self._server.call("DEL", self._group_key(group_id))
+
+    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+        if not 0 <= index < size:
+            raise ValueError(f"member {index} of chord {chord_id!r} is outside its size of {size}")
+        # The document of a part has its id inside, since the key tells only that of the chord.
+        words = (self._chord_key(chord_id), size, index, documents.encode(record), self._lifetime)
+        arrived, *parts = self._server.script(scripts.PART, *words)
+        found = [documents.decode(documents.id_of(raw), raw) for raw in parts if raw is not None]
+        return ChordState(bool(parts), arrived, size, [part for part in found if part is not None])
+
+    def forget_chord(self, chord_id: str) -> None:
+        self._server.call("DEL", self._chord_key(chord_id))
+
+    def cleanup(self) -> int:
+        """The server deletes what has expired."""
+        return 0
+
+
+def _text(state: str) -> bytes:
+    return state.encode("utf-8", "surrogatepass")
+
+
+def _own(reply: Sequence[Any], documents_sent: Sequence[object]) -> list[Any]:
+    return [0 if answer == sent else answer for answer, sent in zip(reply, documents_sent, strict=True)]
+
+
+def _outcome(record: Record, answer: Any) -> StoreOutcome:
+    if answer == 0:
+        return WON
+    return StoreOutcome(StoreState.STANDING, documents.decode(record.id, answer or b""))

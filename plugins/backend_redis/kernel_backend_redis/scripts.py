@@ -1,0 +1,73 @@
+"""What the server does in one step, as Lua."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kernel_lib_redis import Script
+
+# ARGV: milliseconds to live (0: for ever); then of each record its key, state, attempt and document.
+# Answers for each 0 when it was stored, or the document that stands.
+STORE: Final = Script(
+    r"""
+local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
+
+-- State and attempt of what stands. Documents of both systems begin with the state, so most are not read whole.
+local function standing(key)
+  local head = redis.call('GETRANGE', key, 0, 160)
+  if head == '' then return nil, 0 end
+  local state = string.match(head, '^{"status": "([^"\\]*)", ')
+  if state then
+    return state, tonumber(string.match(head, '^{"status": "[^"\\]*", "kernel_attempt": (%d+)') or 0)
+  end
+  local ok, document = pcall(cjson.decode, redis.call('GET', key))
+  if ok and type(document) == 'table' and type(document.status) == 'string' then
+    return document.status, tonumber(document.kernel_attempt) or 0
+  end
+  return 'PENDING', 0
+end
+
+local out = {}
+for i = 2, #ARGV, 4 do
+  local key, attempt = ARGV[i], tonumber(ARGV[i + 2])
+  local state, before = standing(key)
+  local wins = not state
+    or (state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state]))
+  if wins then
+    if ARGV[1] == '0' then
+      redis.call('SET', key, ARGV[i + 3])
+    else
+      redis.call('SET', key, ARGV[i + 3], 'PX', ARGV[1])
+    end
+    redis.call('PUBLISH', key, ARGV[i + 3])
+    out[#out + 1] = 0
+  else
+    out[#out + 1] = redis.call('GET', key)
+  end
+end
+return out
+"""
+)
+
+# ARGV: key, size, member, document, milliseconds to live (0: for ever).
+# Answers how many there are; behind that, when this member completed it, all documents in order.
+PART: Final = Script(
+    r"""
+local key, size, member = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local added = redis.call('HSETNX', key, member, ARGV[4])
+local last = redis.call('HGET', key, 'last')
+local count = redis.call('HLEN', key) - (last and 1 or 0)
+if added == 1 then
+  if count == size then
+    last = member
+    redis.call('HSET', key, 'last', last)
+  end
+  if ARGV[5] ~= '0' then redis.call('PEXPIRE', key, ARGV[5]) end
+end
+local out = { count }
+if last == member then
+  for i = 0, size - 1 do out[#out + 1] = redis.call('HGET', key, i) end
+end
+return out
+"""
+)
