@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from kernel import drivers, entrypoints, errors
+from kernel import drivers, errors
+from kernel.drivers import entrypoints
 from kernel.interfaces.serializer import Compressor, Serializer
 
 if TYPE_CHECKING:

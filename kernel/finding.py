@@ -61,7 +61,7 @@ def app_path(given: str | None = None, environ: Mapping[str, str] | None = None)
     path = given or (os.environ if environ is None else environ).get("KERNEL_APP")
     if path:
         return path
-    from kernel import config_sources  # not needed by `--help`
+    from kernel.config import sources as config_sources  # not needed by `--help`
 
     project = config_sources.nearest_pyproject(Path.cwd())
     value = config_sources.read_tool_table(project).get("app") if project else None

@@ -1,4 +1,4 @@
-"""Write `kernel/driver_table.py`: which distribution and which extra bring each driver of this project.
+"""Write `kernel/drivers/table.py`: which distribution and which extra bring each driver of this project.
 
     python scripts/generate_driver_table.py           # write it
     python scripts/generate_driver_table.py --check   # exit 1 when it is stale
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workspace import ROOT, Distribution, distributions
 
-TABLE = ROOT / "kernel" / "driver_table.py"
+TABLE = ROOT / "kernel" / "drivers" / "table.py"
 KINDS = ("brokers", "backends", "serializers", "compressors", "pools", "schedulers")
 
 # kind -> name -> (distribution, extra). An entry leaves when its distribution comes.
@@ -23,12 +23,8 @@ PLANNED: dict[str, dict[str, tuple[str, str]]] = {
         "amqp": ("kernel-broker-amqp", "amqp"),
         "amqps": ("kernel-broker-amqp", "amqp"),
         "pyamqp": ("kernel-broker-amqp", "amqp"),
-        "redis": ("kernel-broker-redis", "redis"),
-        "rediss": ("kernel-broker-redis", "redis"),
     },
     "backends": {
-        "redis": ("kernel-backend-redis", "redis"),
-        "rediss": ("kernel-backend-redis", "redis"),
         "rpc": ("kernel-backend-rpc", "amqp"),
     },
     "pools": {

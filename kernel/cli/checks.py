@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import kernel
-from kernel import drivers, entrypoints, errors
-from kernel.entrypoints import canonical
+from kernel import drivers, errors
+from kernel.drivers import entrypoints
+from kernel.drivers.entrypoints import canonical
+from kernel.extensions.sources import GROUP
 from kernel.hooks import Finding
-from kernel.plugin_sources import GROUP
 from kernel.worker.status import read_statuses
 
 if TYPE_CHECKING:

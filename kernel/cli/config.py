@@ -10,7 +10,7 @@ import click
 from kernel.cli import exits, output
 from kernel.cli.state import State
 from kernel.config import DEFAULT, Settings
-from kernel.config_values import as_text, expected, jsonable
+from kernel.config.values import as_text, expected, jsonable
 from kernel.errors import DriverError
 
 SCHEMA = "config/1"
@@ -46,7 +46,7 @@ def command(
       kernel config --changed --json
     """
     if markdown:
-        from kernel.config_markdown import markdown as tables
+        from kernel.config.markdown import markdown as tables
 
         click.echo(tables())
         return exits.OK

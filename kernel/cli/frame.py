@@ -259,7 +259,7 @@ def _show_variable(command: click.Command, option: click.Option) -> None:
     way (``KERNEL_WORKER_CONCURRENCY=auto``) and below the flag. A choice is no text: ``--log-format json`` and the
     setting `worker_log_format` share a name and no meaning, so that flag has no variable.
     """
-    from kernel.config_catalogue import SERVED
+    from kernel.config.catalogue import SERVED
 
     name = f"{command.name}_{option.name}"
     setting = next((known for known in SERVED if known.name == name), None)

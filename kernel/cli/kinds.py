@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kernel.config_values import seconds
+from kernel.config.values import seconds
 
 
 class JsonText(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only

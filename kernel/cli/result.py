@@ -11,7 +11,7 @@ from kernel import states
 from kernel.cli import exits, output
 from kernel.cli.kinds import Duration
 from kernel.cli.state import State
-from kernel.config_values import jsonable
+from kernel.config.values import jsonable
 from kernel.errors import TimeoutError as ResultTimeoutError
 
 if TYPE_CHECKING:

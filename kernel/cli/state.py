@@ -29,7 +29,7 @@ class State:
 
     def use_config(self, module: str) -> None:
         """``--config``: read by every app of this process and its children that has no settings of its own."""
-        from kernel import config_sources
+        from kernel.config import sources as config_sources
 
         os.environ[config_sources.CONFIG_MODULE_VARIABLES[0]] = module
 

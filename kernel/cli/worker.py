@@ -124,7 +124,7 @@ def _refuse_root_with_pickle(manifest: Manifest) -> None:
 
 
 def _banner(manifest: Manifest) -> None:
-    from kernel.config_values import mask_url
+    from kernel.config.values import mask_url
 
     where = f"{manifest.processes} processes of {manifest.slots}" if manifest.processes else f"{manifest.slots} here"
     rows = {

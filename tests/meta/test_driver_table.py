@@ -6,12 +6,12 @@ import generate_driver_table as generator
 import pytest
 from workspace import distributions
 
-from kernel.driver_table import DRIVERS
+from kernel.drivers.table import DRIVERS
 
 
 def test_the_table_is_what_the_generator_writes():
     fresh = generator.TABLE.read_text(encoding="utf-8") == generator.text()
-    assert fresh, "kernel/driver_table.py is stale; run: python scripts/generate_driver_table.py"
+    assert fresh, "kernel/drivers/table.py is stale; run: python scripts/generate_driver_table.py"
     assert generator.main(["--check"]) == 0
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kernel import errors
-from kernel.aio import Bridge
 from kernel.app import Kernel
+from kernel.app.aio import Bridge
 from kernel.message import Message, Publication
 
 

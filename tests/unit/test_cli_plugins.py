@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from kernel import drivers
 from kernel.cli import exits, main
 
 POOL = """
@@ -130,7 +129,7 @@ def test_a_conflict_shows_both_sides(capsys, installer):
 
 
 def test_all_tells_what_could_be_installed(capsys, monkeypatch):
-    monkeypatch.setattr(drivers, "DRIVERS", {"pools": {"later": ("kernel-pool-later", "later")}})
+    monkeypatch.setattr("kernel.drivers.lookup.DRIVERS", {"pools": {"later": ("kernel-pool-later", "later")}})
     _, rows, _ = run(capsys, "--all", "--kind", "pools")
     assert rows["pools:later"]["state"] == "not installed"
     assert rows["pools:later"]["detail"] == "pip install 'kernel[later]'"

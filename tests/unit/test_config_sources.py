@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernel.config import Settings, SettingsWarning
-from kernel.config_names import old_names
-from kernel.config_sources import load_object
+from kernel.config.names import old_names
+from kernel.config.sources import load_object
 from kernel.errors import ImproperlyConfigured, InvalidSetting, UnknownSetting
 
 

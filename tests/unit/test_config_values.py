@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kernel.config_catalogue import FIXED_WHILE_OPEN, SERVED
-from kernel.config_markdown import BEGIN, END, markdown
-from kernel.config_unserved import UNSERVED
-from kernel.config_values import MASK, censor, coerce, mask_url, parse
+from kernel.config.catalogue import FIXED_WHILE_OPEN, SERVED
+from kernel.config.markdown import BEGIN, END, markdown
+from kernel.config.unserved import UNSERVED
+from kernel.config.values import MASK, censor, coerce, mask_url, parse
 from kernel.errors import InvalidSetting
 from kernel.interfaces.setting import Kind, Setting
 

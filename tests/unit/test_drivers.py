@@ -8,7 +8,8 @@ import sys
 import pytest
 from kernel_broker_memory import MemoryBroker
 
-from kernel import drivers, entrypoints, errors
+from kernel import drivers, errors
+from kernel.drivers import entrypoints
 
 TABLE = {"brokers": {"acmemq": ("kernel-broker-acmemq", "acmemq")}, "pools": {}}
 
@@ -118,7 +119,7 @@ def test_what_moved_after_the_first_look_is_found(installer):
 
 
 def test_a_known_name_whose_distribution_is_absent(monkeypatch):
-    monkeypatch.setattr(drivers, "DRIVERS", TABLE)
+    monkeypatch.setattr("kernel.drivers.lookup.DRIVERS", TABLE)
     with pytest.raises(errors.DriverNotInstalled) as caught:
         drivers.load("brokers", "acmemq+tls://user:secret@host")
     text = str(caught.value)
@@ -128,7 +129,7 @@ def test_a_known_name_whose_distribution_is_absent(monkeypatch):
 
 
 def test_an_unknown_name_brings_the_nearest_and_the_installed_ones(monkeypatch):
-    monkeypatch.setattr(drivers, "DRIVERS", TABLE)
+    monkeypatch.setattr("kernel.drivers.lookup.DRIVERS", TABLE)
     with pytest.raises(errors.DriverNotFound) as caught:
         drivers.load("brokers", "memry://")
     assert "there is no broker driver 'memry'. Did you mean 'memory'?" in str(caught.value)
@@ -139,7 +140,7 @@ def test_an_unknown_name_brings_the_nearest_and_the_installed_ones(monkeypatch):
 def test_with_no_driver_of_a_kind_at_all_something_is_suggested(monkeypatch):
     monkeypatch.setattr(entrypoints, "offers", lambda group: [])
     monkeypatch.setattr(entrypoints, "offers_with_owners", lambda group: [])
-    monkeypatch.setattr(drivers, "DRIVERS", {})
+    monkeypatch.setattr("kernel.drivers.lookup.DRIVERS", {})
     with pytest.raises(errors.DriverNotFound, match=r"Installed: none \(try: pip install 'kernel\[prefork\]'\)"):
         drivers.load("pools", "what")
 
@@ -281,7 +282,9 @@ def test_check_imports_and_says_how_it_went(installer):
 
 
 def test_missing_lists_what_could_be_installed(monkeypatch):
-    monkeypatch.setattr(drivers, "DRIVERS", TABLE | {"brokers": {**TABLE["brokers"], "memory": ("x", "y")}})
+    monkeypatch.setattr(
+        "kernel.drivers.lookup.DRIVERS", TABLE | {"brokers": {**TABLE["brokers"], "memory": ("x", "y")}}
+    )
     (row,) = drivers.missing("brokers")
     assert (row.name, row.state, row.detail) == ("acmemq", "not installed", "pip install 'kernel[acmemq]'")
 

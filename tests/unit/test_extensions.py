@@ -14,9 +14,9 @@ import pytest
 from kernel import hooks
 from kernel.errors import KernelError, PluginError, SoftTimeLimitExceeded
 from kernel.extensions import Extensions
-from kernel.hookcheck import spec_arguments
+from kernel.extensions.check import spec_arguments
+from kernel.extensions.hot import Bound, HotHooks
 from kernel.hooks import SPECS, Route, hookimpl
-from kernel.hothooks import Bound, HotHooks
 from kernel.interfaces.outcome import Run, Skip
 
 GROUP = "kernel.plugins"

@@ -9,7 +9,7 @@ import pytest
 from kernel import hooks
 from kernel.errors import PluginError
 from kernel.extensions import Extensions
-from kernel.hookcheck import spec_arguments
+from kernel.extensions.check import spec_arguments
 from kernel.hooks import hookimpl
 
 

@@ -261,7 +261,7 @@ def test_required_and_disabled_at_once(installer):
     ],
 )
 def test_versions_without_the_packaging_library_mean_the_same(monkeypatch, version, specifier, fits):
-    from kernel.plugin_sources import fulfils
+    from kernel.extensions.sources import fulfils
 
     assert fulfils(version, specifier) is fits
     monkeypatch.setitem(sys.modules, "packaging.specifiers", None)

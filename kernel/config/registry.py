@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from kernel import config_catalogue, config_names, config_unserved
+from kernel.config import catalogue as config_catalogue
+from kernel.config import names as config_names
+from kernel.config import unserved as config_unserved
 from kernel.errors import ImproperlyConfigured, UnknownSetting
 from kernel.interfaces.setting import Setting
 

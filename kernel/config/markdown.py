@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from kernel import config_catalogue, config_unserved
-from kernel.config_names import ALIASES
-from kernel.config_values import as_text
+from kernel.config import catalogue as config_catalogue
+from kernel.config import unserved as config_unserved
+from kernel.config.names import ALIASES
+from kernel.config.values import as_text
 from kernel.interfaces.setting import Setting
 
 BEGIN: Final = "<!-- tables: made by `kernel config --markdown` -->"

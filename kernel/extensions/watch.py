@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from kernel import errors
-from kernel.hothooks import Bound
+from kernel.extensions.hot import Bound
 
 _log = logging.getLogger("kernel.extensions")
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from kernel import errors
 from kernel import task as task_module
-from kernel.addresses import Addresses
+from kernel.app.addresses import Addresses
+from kernel.app.embedded import calling_file
+from kernel.app.importing import Discovery, Packages, import_modules
+from kernel.app.zone import zone_of
 from kernel.codecs import Codecs
 from kernel.config import Settings
 from kernel.decorator import decorate, register
-from kernel.embedded import calling_file
 from kernel.extensions import Extensions
-from kernel.importing import Discovery, Packages, import_modules
 from kernel.naming import task_name
 from kernel.registry import TaskRegistry
 from kernel.request import Request, current_request, running_request
-from kernel.zone import zone_of
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from kernel import result as result_module
-    from kernel.aio import Bridge
-    from kernel.calls import Calls
+    from kernel.app.aio import Bridge
+    from kernel.app.calls import Calls
+    from kernel.app.opened import Opened
     from kernel.control import Control
     from kernel.decorator import BoundDecorator, CoroutineTask, Decorator
     from kernel.interfaces.backend import Backend
     from kernel.interfaces.broker import Broker, BrokerConfig
-    from kernel.opened import Opened
     from kernel.options import CallOptions, TaskOptions
     from kernel.publish import Publisher
     from kernel.signature import Signature
@@ -287,7 +287,7 @@ class Kernel:
                 f"the app {self.main!r} is closed: use it before close() or the end of its with block, or call open()"
             )
         self._configure()
-        from kernel.opened import Opened  # what a program that only defines tasks does not need
+        from kernel.app.opened import Opened  # what a program that only defines tasks does not need
 
         # No lock: one that another thread held when this process was forked would never be released here.
         mine = self._opened.setdefault(os.getpid(), Opened(self))
@@ -392,7 +392,7 @@ class Kernel:
     def calls(self) -> Calls:
         """How this app's tasks are called."""
         if self._calls is None:
-            from kernel.calls import Calls
+            from kernel.app.calls import Calls
 
             self._calls = Calls(self)
         return self._calls

@@ -52,8 +52,8 @@ _PLAIN: Final = ("broker_", "cassandra_", "s3_", "azureblockblob_", "elasticsear
 @lru_cache(maxsize=1)
 def old_names() -> Mapping[str, str]:
     """Every old upper-case name that is understood, with today's name."""
-    from kernel.config_catalogue import SERVED
-    from kernel.config_unserved import UNSERVED
+    from kernel.config.catalogue import SERVED
+    from kernel.config.unserved import UNSERVED
 
     today = [setting.name for setting in SERVED + UNSERVED]
     names: dict[str, str] = {}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kernel import config_names
-from kernel.config_registry import Registry
-from kernel.config_values import parse
+from kernel.config import names as config_names
+from kernel.config.registry import Registry
+from kernel.config.values import parse
 from kernel.errors import ImproperlyConfigured, InvalidSetting
 from kernel.interfaces.setting import Setting
 

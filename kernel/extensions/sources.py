@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, Literal
 
-from kernel import drivers, entrypoints, errors
-from kernel.entrypoints import Offer
+from kernel import drivers, errors
+from kernel.drivers import entrypoints
+from kernel.drivers.entrypoints import Offer
 
 GROUP: Final = "kernel.plugins"
 Origin = Literal["built in", "entry point", "setting", "given"]

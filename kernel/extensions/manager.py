@@ -15,12 +15,13 @@ from typing import Any, Final, Literal, Protocol
 
 import pluggy
 
-from kernel import errors, hookcheck, hooks
+from kernel import errors, hooks
+from kernel.extensions import check as hookcheck
+from kernel.extensions.hot import Bound, HotHooks
+from kernel.extensions.sources import Selection, Source, Wanted, explicit, select
+from kernel.extensions.watch import HookWatch, Running
 from kernel.hooks import SPECS
-from kernel.hookwatch import HookWatch, Running
-from kernel.hothooks import Bound, HotHooks
 from kernel.interfaces import outcome
-from kernel.plugin_sources import Selection, Source, Wanted, explicit, select
 
 Where = Literal["app", "engine"]
 
@@ -436,7 +437,7 @@ def _essential_names() -> frozenset[str]:
 def _info(
     source: Source, state: Literal["enabled", "disabled", "fault"], detail: str = "", *, hooked: tuple[str, ...] = ()
 ) -> PluginInfo:
-    from kernel import entrypoints
+    from kernel.drivers import entrypoints
 
     offer = source.offer
     if offer is not None and not offer.distribution:

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from kernel import entrypoints, errors
-from kernel.driver_table import DRIVERS
-from kernel.entrypoints import Offer
+from kernel import errors
+from kernel.drivers import entrypoints
+from kernel.drivers.entrypoints import Offer
+from kernel.drivers.table import DRIVERS
 from kernel.interfaces import backend, broker, pool, schedule, serializer
 
 Kind = Literal["brokers", "backends", "serializers", "compressors", "pools", "schedulers"]

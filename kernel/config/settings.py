@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kernel import config_sources as sources
-from kernel.config_catalogue import FIXED_WHILE_OPEN
-from kernel.config_layers import Defaults, Layers, ObjectSource, SettingsWarning
-from kernel.config_sources import Layer
-from kernel.config_values import as_text, censor, jsonable, mask_url
+from kernel.config import sources
+from kernel.config.catalogue import FIXED_WHILE_OPEN
+from kernel.config.layers import Defaults, Layers, ObjectSource, SettingsWarning
+from kernel.config.sources import Layer
+from kernel.config.values import as_text, censor, jsonable, mask_url
 from kernel.errors import ImproperlyConfigured
 from kernel.interfaces.setting import Setting
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kernel import config_sources as sources
-from kernel.config_registry import KERNEL, Registry
-from kernel.config_sources import Entry, Layer
-from kernel.config_values import coerce, parse
+from kernel.config import sources
+from kernel.config.registry import KERNEL, Registry
+from kernel.config.sources import Entry, Layer
+from kernel.config.values import coerce, parse
 from kernel.errors import ImproperlyConfigured
 from kernel.interfaces.setting import Setting
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from kernel import drivers
+from kernel.app.embedded import embedded_path, url_of
 from kernel.config import mask_url
-from kernel.embedded import embedded_path, url_of
 from kernel.interfaces.backend import BackendConfig
 from kernel.interfaces.broker import BrokerConfig
 

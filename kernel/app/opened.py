@@ -6,9 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from kernel import drivers
-from kernel.aio import Bridge
+from kernel.app.aio import Bridge
+from kernel.app.embedded import make_room
 from kernel.disabled import DisabledBackend
-from kernel.embedded import make_room
 from kernel.naming import new_id
 from kernel.publish import Publisher
 from kernel.waiter import Waiter
