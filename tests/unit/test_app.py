@@ -366,7 +366,7 @@ def test_several_urls_and_urls_for_reading() -> None:
 
 
 def test_a_missing_driver_is_told_when_it_is_needed() -> None:
-    app = Kernel("tests", broker="rediss://localhost")
+    app = Kernel("tests", broker="amqps://localhost")
     with pytest.raises(errors.DriverNotInstalled, match="pip install"):
         app.send_task("x")
 
