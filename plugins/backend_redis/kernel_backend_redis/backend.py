@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kernel_lib_redis import RedisServer
+from kernel_lib_redis import RedisServer, fault
 
 from kernel import errors
 from kernel.interfaces import backend as api
@@ -85,7 +85,7 @@ class RedisBackend:
             replies = link.scripts(scripts.STORE, parts)
         for reply in replies:
             if isinstance(reply, BaseException):
-                raise errors.OperationalError(f"{self._server.shown} did not store all results: {reply}") from reply
+                raise fault(reply, self._server.shown) from reply
         return replies
 
     def load(self, ids: Sequence[str]) -> Sequence[Record | None]:

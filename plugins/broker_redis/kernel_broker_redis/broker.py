@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import Link, RedisServer
+from kernel_lib_redis import Link, RedisServer, fault
 
 from kernel import errors
 from kernel.interfaces import broker as api
@@ -77,7 +77,7 @@ class RedisBroker:
             replies = self._send(link, calls)
         failed = [reply for reply in replies if isinstance(reply, BaseException)]
         if failed and len(failed) == len(replies) and not any(isinstance(each, _Lost) for each in failed):
-            raise errors.OperationalError(f"{self.server.shown} stored nothing: {failed[0]}") from failed[0]
+            raise fault(failed[0], self.server.shown) from failed[0]
         for (_, _, indexes), reply in zip(calls, replies, strict=True):
             if isinstance(reply, BaseException):
                 for at in indexes:
@@ -95,7 +95,7 @@ class RedisBroker:
             if why := self._refusal(item):
                 outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, why)
                 continue
-            key = self.layout.list_of(item.queue, item.priority or item.message.priority)
+            key = self.layout.list_of(item.queue, item.priority)
             delayed = item.due is not None and not envelope.has_eta(item.message)
             found = open_calls.get((key, delayed))
             if found is None or len(found[1]) >= _AT_ONCE or size > _BYTES_AT_ONCE:

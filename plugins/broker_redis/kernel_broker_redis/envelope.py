@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import binascii
 import json
+import os
 import re
 import time
-import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kernel import errors
@@ -21,6 +22,11 @@ _HEAD: Final = re.compile(
     rb'\{"body": "([A-Za-z0-9+/=]*)", "content-encoding": "([^"\\]*)", "content-type": "([^"\\]*)", "headers": '
 )
 _PROPERTIES: Final = b', "properties": {'
+_ADDRESS: Final = b', "delivery_info": {'
+_TAIL: Final = re.compile(
+    rb', "delivery_info": \{"exchange": "[^"\\]*", "routing_key": "[^"\\]*"\}, "body_encoding": "base64", '
+    rb'"delivery_tag": "[0-9a-f-]{36}", "kernel_sent": [0-9.]+\}\}'
+)
 _TRANSPORT: Final = ("delivery_info", "delivery_tag", "body_encoding", "kernel_sent")
 UNREADABLE: Final = "application/x-unreadable"
 """The content type of what waited in a list and is no envelope: no worker accepts it."""
@@ -31,20 +37,33 @@ _encode: Final = json.JSONEncoder().encode
 def encode(message: Message, queue: str, *, priority: int = 0, exchange: str = "") -> bytes:
     """The envelope of a message for `queue`. Raises `InvalidTaskError` when its headers are no JSON object."""
     _ = message.headers
-    properties = dict(message.properties)
-    properties["delivery_info"] = {"exchange": exchange, "routing_key": queue}
-    if priority or "priority" in properties:
-        properties["priority"] = priority
-    properties["body_encoding"] = "base64"
-    properties["delivery_tag"] = str(uuid.uuid4())
-    properties["kernel_sent"] = round(time.time(), 3)
-    return b'{"body": "%b", "content-encoding": %b, "content-type": %b, "headers": %b, "properties": %b}' % (
-        binascii.b2a_base64(message.body, newline=False),
-        _text(message.content_encoding),
-        _text(message.content_type),
-        message.raw_headers,
-        _encode(properties).encode(),
+    properties = message.raw_properties or b"{}"
+    if properties[:1] + properties[-1:] != b"{}" or (priority and not _says(properties, priority)):
+        known = {**message.properties, "priority": priority} if priority else message.properties
+        properties = _encode(known).encode()
+    mark = os.urandom(16).hex()
+    tag = f"{mark[:8]}-{mark[8:12]}-4{mark[13:16]}-a{mark[17:20]}-{mark[20:]}"
+    return b"".join(
+        (
+            b'{"body": "',
+            binascii.b2a_base64(message.body, newline=False),
+            b'", "content-encoding": ',
+            _text(message.content_encoding),
+            b', "content-type": ',
+            _text(message.content_type),
+            b', "headers": ',
+            message.raw_headers,
+            b', "properties": ',
+            properties[:-1],
+            b", " if len(properties) > 2 else b"",
+            f'"delivery_info": {{"exchange": {_encode(exchange)}, "routing_key": {_encode(queue)}}}, '
+            f'"body_encoding": "base64", "delivery_tag": "{tag}", "kernel_sent": {time.time():.3f}}}}}'.encode(),
+        )
     )
+
+
+def _says(properties: bytes, priority: int) -> bool:
+    return b'"priority":%d' % priority in properties or b'"priority": %d' % priority in properties
 
 
 def _text(value: str) -> bytes:
@@ -54,7 +73,7 @@ def _text(value: str) -> bytes:
 
 
 def publication(item: Publication) -> bytes:
-    return encode(item.message, item.queue, priority=item.priority or item.message.priority)
+    return encode(item.message, item.queue, priority=item.priority)
 
 
 def decode(raw: bytes) -> Message:
@@ -64,22 +83,30 @@ def decode(raw: bytes) -> Message:
     at = raw.rfind(_PROPERTIES) if head else -1
     if head and at >= head.end():
         try:
+            cut = raw.rfind(_ADDRESS, at)
+            if cut > 0 and _TAIL.fullmatch(raw, cut):
+                # One of ours: what was added lies at the end, and the rest is nobody's business here.
+                return _message(head, raw, at, raw[at + len(_PROPERTIES) - 1 : cut] + b"}")
             properties = json.loads(raw[at + len(_PROPERTIES) - 1 : -1])
             if isinstance(properties, dict) and properties.get("body_encoding") == "base64":
-                body, encoding, content_type = head.groups()
                 for name in _TRANSPORT:
                     properties.pop(name, None)
-                return Message(
-                    raw[head.end() : at],
-                    binascii.a2b_base64(body),
-                    content_type=content_type.decode(),
-                    content_encoding=encoding.decode(),
-                    properties=properties,
-                )
+                return _message(head, raw, at, properties)
         except ValueError:
             # A name inside the properties that looks like their beginning: the slow way reads it right.
             pass
     return _decode_slowly(raw)
+
+
+def _message(head: re.Match[bytes], raw: bytes, at: int, properties: Mapping[str, Any] | bytes) -> Message:
+    body, encoding, content_type = head.groups()
+    return Message(
+        raw[head.end() : at],
+        binascii.a2b_base64(body),
+        content_type=content_type.decode(),
+        content_encoding=encoding.decode(),
+        properties=properties,
+    )
 
 
 def _decode_slowly(raw: bytes) -> Message:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kernel_lib_redis.faults import ConnectionLost, fault
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.listener import Event, Listener
 from kernel_lib_redis.script import Script
 from kernel_lib_redis.server import RedisServer
 from kernel_lib_redis.urls import Target, mask, parse
 
-__all__ = ["Event", "Link", "Listener", "RedisServer", "Script", "Target", "mask", "parse"]
+__all__ = ["ConnectionLost", "Event", "Link", "Listener", "RedisServer", "Script", "Target", "fault", "mask", "parse"]

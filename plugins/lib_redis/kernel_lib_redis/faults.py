@@ -32,7 +32,7 @@ def fault(exc: BaseException, shown: str) -> errors.KernelError:
     text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
     if isinstance(exc, exceptions.BusyLoadingError | exceptions.ReadOnlyError):
         return errors.OperationalError(f"{shown} takes no writes now ({text}); it is starting, or it is a replica")
-    if isinstance(exc, exceptions.OutOfMemoryError) or text.startswith("OOM"):
+    if isinstance(exc, exceptions.OutOfMemoryError) or "maxmemory" in text:
         return errors.OperationalError(
             f"{shown} has no memory left ({text}); raise maxmemory, or let the queues be worked off"
         )
