@@ -201,9 +201,11 @@ def test_a_delayed_message_of_ours_lies_in_the_list_for_celery(broker: RedisBrok
         b'{"body": "", "headers": [], "properties": {}}',
         b'{"body": "", "content-encoding": "utf-8", "content-type": "x", "headers": {"eta": "' + b'"eta"' * 99,
         b"\xff\xfe" * 50,
-        b'{"body": "A", "content-encoding": "\xff", "content-type": "x", "headers": {}, "properties": {"a": 1, '
-        b'"delivery_info": {"exchange": "", "routing_key": "celery"}, "body_encoding": "base64", '
-        b'"delivery_tag": "00000000-0000-4000-a000-000000000000", "kernel_sent": 1.5}}',
+        (
+            b'{"body": "A", "content-encoding": "\xff", "content-type": "x", "headers": {}, "properties": {"a": 1, '
+            b'"delivery_info": {"exchange": "", "routing_key": "celery"}, "body_encoding": "base64", '
+            b'"delivery_tag": "00000000-0000-4000-a000-000000000000", "kernel_sent": 1.5}}'
+        ),
         b"[" * 5000,
     ],
 )
