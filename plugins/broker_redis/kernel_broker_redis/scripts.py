@@ -180,7 +180,8 @@ local out, total, moved, full = { 0, 0, 0, 0 }, 0, 0, false
 
 local function take(list, index, want)
   local got, fields, marks, gone = 0, {}, {}, {}
-  local size = 1024
+  -- Few at first: of large messages most would have to be put back.
+  local size = math.max(1024, math.ceil(left / 16))
   local function keep(raw, starts)
     base, got, total, left, size = base + 1, got + 1, total + 1, left - #raw, #raw
     fields[#fields + 1], fields[#fields + 2] = base, raw
