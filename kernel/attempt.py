@@ -21,6 +21,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from kernel import errors, failure, states
+from kernel.again import publish_next
 from kernel.guard import Guard
 from kernel.interfaces.outcome import Decision, Fail, Outcome, RetryLater, Succeed
 from kernel.request import Request
@@ -206,7 +207,8 @@ def run(prepared: Prepared, request: Request, *, guard: Guard, loops: Loops) -> 
     started = time.perf_counter()
     conclusion = _run(prepared, request, guard, loops)
     conclusion.outcome.runtime = time.perf_counter() - started
-    return _decided(prepared, request, conclusion)
+    conclusion = _decided(prepared, request, conclusion)
+    return conclusion if request.asked_retry is None else _asked(prepared, request, conclusion)
 
 
 async def arun(prepared: Prepared, request: Request, *, guard: Guard) -> Conclusion:
@@ -218,7 +220,10 @@ async def arun(prepared: Prepared, request: Request, *, guard: Guard) -> Conclus
     finally:
         joining.reset(token)
     conclusion.outcome.runtime = time.perf_counter() - started
-    return _decided(prepared, request, conclusion)
+    conclusion = _decided(prepared, request, conclusion)
+    if request.asked_retry is None:
+        return conclusion
+    return await asyncio.to_thread(_asked, prepared, request, conclusion)
 
 
 # The frames of these two are part of the error's traceback. They keep nothing that leads back to the error, or each
@@ -377,6 +382,21 @@ def _retry(prepared: Prepared, request: Request, retry: errors.Retry) -> Conclus
     retry.__traceback__ = None
     delay = _delay(prepared.app, retry.when)
     return Conclusion(Outcome(states.RETRY, error=error, traceback=text, retry_in=delay), retry=retry)
+
+
+def _asked(prepared: Prepared, request: Request, conclusion: Conclusion) -> Conclusion:
+    """Publish what ``retry(throw=False)`` asked for, unless the end itself does; eager mode runs it instead."""
+    retry, outcome = request.asked_retry, conclusion.outcome
+    if retry is None or request.is_eager or conclusion.handed_back or conclusion.requeue:
+        return conclusion
+    if outcome.state == states.RETRY:
+        return conclusion
+    try:
+        publish_next(prepared.app, request, retry, delay=_delay(prepared.app, retry.when))
+    except Exception as exc:
+        conclusion = rejected(errors.Reject(exc, requeue=False))
+        conclusion.outcome.runtime = outcome.runtime
+    return conclusion
 
 
 def _delay(app: Kernel, when: float | datetime | None) -> float:

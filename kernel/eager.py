@@ -102,24 +102,26 @@ def _run(prepared: Prepared, request: Request, throw: bool) -> EagerResult[Any]:
 
 
 def _attempts(prepared: Prepared, request: Request, loops: Loops) -> tuple[Request, Conclusion]:
-    """As many as it takes; the last one."""
+    """As many as it takes; the last one, or the one that ended otherwise having asked for a retry."""
+    ended: tuple[Request, Conclusion] | None = None
     while True:
         current_request.set(request)
         conclusion = attempt.run(prepared, request, guard=Unguarded(), loops=loops)
         outcome = conclusion.outcome
-        again = _next(prepared, request, conclusion) if outcome.state == states.RETRY else None
+        retry = conclusion.retry
+        if outcome.state != states.RETRY:
+            retry, ended = request.asked_retry, ended or (request, conclusion)
         _store(prepared, request, conclusion)
         _observe(prepared, request, conclusion, loops)
-        if again is None:
-            return request, conclusion
-        request = again
+        if retry is None:
+            assert ended is not None, "a RETRY has its exception"
+            return ended
+        request = _next(request, retry)
 
 
-def _next(prepared: Prepared, request: Request, conclusion: Conclusion) -> Request:
+def _next(request: Request, retry: errors.Retry) -> Request:
     """The request of the next attempt: what the retry says, on top of what was."""
-    retry = conclusion.retry
-    assert retry is not None, "a RETRY has its exception"
-    fields = {**vars(request), "retries": request.retries + 1, "entered": False}
+    fields = {**vars(request), "retries": request.retries + 1, "entered": False, "asked_retry": None}
     if isinstance(retry.sig, Signature):
         fields.update(args=tuple(retry.sig.args), kwargs=dict(retry.sig.kwargs))
         headers = retry.sig.options.get("headers")

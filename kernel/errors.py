@@ -187,6 +187,9 @@ class AlreadyRegistered(TaskError):
 class QueueNotFound(TaskError, KeyError):
     """The queue is not defined and `task_create_missing_queues` is off."""
 
+    def __str__(self) -> str:
+        return str(self.args[0]) if len(self.args) == 1 else repr(self.args)
+
 
 class IncompleteStream(TaskError):
     """`collect()` met a result that is not ready."""

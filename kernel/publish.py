@@ -17,7 +17,7 @@ from kernel.message import Message, Publication
 from kernel.naming import derive_id, new_id, process_name
 from kernel.options import split_call_options
 from kernel.plan import Plan
-from kernel.request import RESERVED_HEADERS, Request, parse_time_limits, running_request
+from kernel.request import RESERVED_HEADERS, Request, check_headers, parse_time_limits, running_request
 from kernel.saferepr import args_repr, kwargs_repr
 from kernel.signature import as_signatures
 
@@ -191,6 +191,8 @@ class Publisher:
     ) -> dict[str, Any]:
         task_id, root_id, parent_id = lineage
         own = options.get("headers") or NO_OPTIONS
+        if not isinstance(own, Mapping):
+            raise TypeError(f"headers is {own!r:.60}; a dictionary of your own headers is needed")
         taken = RESERVED_HEADERS.intersection(own)
         if taken:
             raise ValueError(f"headers may not contain {', '.join(sorted(taken))}: the protocol has them itself")
@@ -220,6 +222,10 @@ class Publisher:
         }
         if call.redelivered:
             headers["redelivered"] = True
+        try:
+            check_headers(headers)
+        except errors.InvalidTaskError as exc:
+            raise TypeError(f"task {call.name} cannot be called with these options: {exc}") from None
         return headers
 
     def prepare_retry(
@@ -379,7 +385,9 @@ def _json(value: Mapping[str, Any], what: str) -> str:
         return json.dumps(value, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as exc:
         bad = [name for name, item in value.items() if not _is_json(item)]
-        raise errors.EncodeError(f"{what} of a message are JSON; {', '.join(bad) or 'they'} cannot be: {exc}") from exc
+        raise errors.EncodeError(
+            f"{what} of a message are JSON; {', '.join(map(repr, bad)) or 'they'} cannot be: {exc}"
+        ) from exc
 
 
 def _is_json(value: Any) -> bool:

@@ -129,6 +129,8 @@ class Request:
     """The body has begun: a further call of the task inside it is a call of its own."""
     outer: Request | None = None
     """For a direct call, the request it was made in."""
+    asked_retry: errors.Retry | None = None
+    """What ``retry(throw=False)`` returned in this run; published when the body has ended."""
 
     _valid: Callable[[], bool] = staticmethod(_always)
     _children: list[Any] | None = None
@@ -301,6 +303,11 @@ def running_request() -> Request | None:
 
 # What counts something in a message goes into columns of result stores, which hold no more than this.
 _MAX_COUNT: Final = 1 << 31
+
+
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Raises `InvalidTaskError` naming the header of a message to be sent that no worker would take."""
+    _read_headers(headers, {})
 
 
 def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:

@@ -350,8 +350,8 @@ class Task(Generic[P, R_co]):
 
         Raises `Retry`, which the worker turns into the message of the next run once the body has ended with it.
         Past `max_retries`, raises `exc` or `MaxRetriesExceededError`, and the task fails. With `throw=False` the
-        `Retry` is returned, to be raised by the caller: nothing is published before. Called directly, the
-        current exception or `exc` is raised.
+        `Retry` is returned: the next run is published when the body has ended, in whichever way (but not if it
+        is requeued, since then this run comes again). Called directly, the current exception or `exc` is raised.
         """
         request = self.request
         current = sys.exc_info()[1]
@@ -376,6 +376,7 @@ class Task(Generic[P, R_co]):
         retry = errors.Retry(exc=exc or current, when=when, is_eager=request.is_eager, sig=signature)
         if throw:
             raise retry
+        request.asked_retry = retry
         return retry
 
     def update_state(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kernel import errors
 
-Packages = Iterable[str] | Callable[[], Iterable[str]]
+Packages = Iterable[str] | Callable[[], Iterable[str]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,39 @@ class Discovery:
 
     def run(self) -> None:
         packages = self.packages() if callable(self.packages) else self.packages
-        for package in packages:
+        for package in _django_packages() if packages is None else packages:
             import_related(package, self.related_name)
+
+
+def _django_packages() -> Iterable[str]:
+    """The packages of Django's INSTALLED_APPS. Raises `ImproperlyConfigured` where Django is not used."""
+    apps = getattr(sys.modules.get("django.apps"), "apps", None)
+    if apps is None:
+        raise errors.ImproperlyConfigured(
+            "autodiscover_tasks() without packages looks through Django's INSTALLED_APPS, and Django is not set up "
+            "here: name the packages, as in app.autodiscover_tasks(['proj.shop'])"
+        )
+    return [config.name for config in apps.get_app_configs()]
+
+
+def name_main(app: object) -> None:
+    """Let the script that defines `app` be imported under its own name, too.
+
+    ``python -m proj.app worker`` runs proj/app.py as ``__main__``. Without this, a module of tasks that says
+    ``from proj.app import app`` would run it once more, and register its tasks with a second app that nobody runs.
+    """
+    main = sys.modules.get("__main__")
+    if main is None or not any(value is app for value in vars(main).values()):
+        return
+    spec = getattr(main, "__spec__", None)
+    file = getattr(main, "__file__", None) or ""
+    name = spec.name if spec is not None else os.path.splitext(os.path.basename(file))[0]
+    if not name or name in sys.modules:
+        return
+    sys.modules[name] = main
+    package, _, last = name.rpartition(".")
+    if package in sys.modules:
+        setattr(sys.modules[package], last, main)
 
 
 def import_modules(names: Iterable[str], *, setting: str) -> None:

@@ -14,7 +14,7 @@ from kernel import errors
 from kernel import task as task_module
 from kernel.app.addresses import Addresses
 from kernel.app.embedded import calling_file
-from kernel.app.importing import Discovery, Packages, import_modules
+from kernel.app.importing import Discovery, Packages, import_modules, name_main
 from kernel.app.zone import zone_of
 from kernel.codecs import Codecs
 from kernel.config import Settings
@@ -212,9 +212,11 @@ class Kernel:
 
     # --- modules --------------------------------------------------------------------------------------------
 
-    def autodiscover_tasks(self, packages: Packages, related_name: str | None = "tasks", force: bool = False) -> None:
+    def autodiscover_tasks(
+        self, packages: Packages = None, related_name: str | None = "tasks", force: bool = False
+    ) -> None:
         """Import ``<package>.<related_name>`` of each package, where there is one, when a worker loads the app
-        (at once with `force`). `packages` may be a callable that returns them."""
+        (at once with `force`). `packages` may be a callable that returns them; None are those of Django."""
         discovery = Discovery(packages, related_name)
         if force:
             discovery.run()
@@ -408,6 +410,7 @@ class Kernel:
 
     def start(self, argv: Sequence[str] | None = None) -> int:
         """Run the command line with this app; returns its exit code."""
+        name_main(self)
         # By name, since the command line is a room above this one and imports it.
         return int(importlib.import_module("kernel.cli").main(argv, app=self))
 

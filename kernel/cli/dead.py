@@ -142,7 +142,7 @@ def drop(
     with state.opened() as app:
         chosen = _choose(app, ids, everything=everything, queue=queue, task=task)
         if chosen and not dry_run:
-            confirm(f"{len(chosen)} dead letters will be deleted for good", word="drop", yes=yes)
+            confirm(f"{_letters(len(chosen))} will be deleted for good", word="drop", yes=yes)
         count = len(chosen) if dry_run else app.broker.drop_dead(chosen)
     return _report("dead.drop/1", "dropped", (count, chosen), dry_run=dry_run, as_json=as_json)
 
@@ -169,10 +169,14 @@ def _report(schema: str, verb: str, done: tuple[int, list[str]], *, dry_run: boo
     if as_json:
         output.emit_json(schema, {verb: count, "asked": len(chosen), "dry_run": dry_run, "ids": chosen})
     else:
-        click.echo(f"{count} dead letters {'would be ' if dry_run else ''}{verb}")
+        click.echo(f"{_letters(count)} {'would be ' if dry_run else ''}{verb}")
         if missing > 0:
-            output.talk(f"{missing} of the {len(chosen)} that were named are not among the dead letters.")
+            output.talk(f"{missing} of the {len(chosen)} named: not among the dead letters.")
     return exits.FAILED if missing > 0 else exits.OK
+
+
+def _letters(count: int) -> str:
+    return "1 dead letter" if count == 1 else f"{count} dead letters"
 
 
 def _summary(letter: DeadLetter) -> dict[str, Any]:

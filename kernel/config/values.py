@@ -169,9 +169,9 @@ def _invalid(setting: Setting, value: Any, origin: str, reason: str) -> InvalidS
     if len(shown) > 200:
         shown = shown[:200] + "..."
     detail = f" ({reason})" if reason else ""
-    return InvalidSetting(
-        f"{setting.name} cannot be {shown}{detail}: it takes {expected(setting)}. The value came from {origin}."
-    )
+    # Where any type will do, the reason alone says what would be right.
+    takes = "" if reason and setting.kind == "any" else f": it takes {expected(setting)}"
+    return InvalidSetting(f"{setting.name} cannot be {shown}{detail}{takes}. The value came from {origin}.")
 
 
 def _checked(setting: Setting, value: Any, origin: str) -> Any:

@@ -138,9 +138,14 @@ def candidate_names(kind: Kind, name_or_url: str) -> Sequence[str]:
     if not first or any(character in text.partition(":")[0] for character in "/@ "):
         raise errors.DriverNotFound(
             f"a {_INTERFACES[kind].word} is given by a name or by a URL with a scheme, such as "
-            f"{_example(kind)}; what was given is {'empty' if not text else 'neither'}"
+            f"{_example(kind)}; what was given is {_shown(text)}"
         )
     return names
+
+
+def _shown(text: str) -> str:
+    """What was given, unless it may hold a password where nobody can say which part that is."""
+    return "empty" if not text else "neither" if "@" in text else f"{text!r:.80}"
 
 
 # --- finding --------------------------------------------------------------------------------------------------

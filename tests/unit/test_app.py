@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -509,6 +510,22 @@ def test_modules_of_tasks_are_imported(tmp_path: Path, monkeypatch: pytest.Monke
         Kernel("t", broker="memory://", include=["nowhere_at_all"]).import_default_modules()
     with pytest.raises(ModuleNotFoundError, match="missing_thing"):
         Kernel("t", broker="memory://", include=["auto_bad"]).import_default_modules()
+
+
+def test_packages_of_django_are_those_that_are_installed(
+    app: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.autodiscover_tasks()
+    with pytest.raises(errors.ImproperlyConfigured, match="name the packages"):
+        app.import_default_modules()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "auto_shop").mkdir()
+    for file in ("__init__.py", "tasks.py"):
+        (tmp_path / "auto_shop" / file).write_text("")
+    installed = SimpleNamespace(get_app_configs=lambda: [SimpleNamespace(name="auto_shop")])
+    monkeypatch.setitem(sys.modules, "django.apps", cast("Any", SimpleNamespace(apps=installed)))
+    app.import_default_modules()
+    assert "auto_shop.tasks" in sys.modules
 
 
 def test_send_task_warns_that_it_publishes_in_eager_mode(app: Kernel) -> None:

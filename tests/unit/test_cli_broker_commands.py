@@ -157,8 +157,8 @@ def test_one_dead_letter(run: Any) -> None:
 
 
 def test_retrying_dead_letters(run: Any, app: App) -> None:
-    assert run("dead", "retry", "a", "a")[:2] == (exits.OK, "1 dead letters retried\n")
-    assert run("dead", "retry", "--all", "--task", "proj.mail")[1] == "1 dead letters retried\n"
+    assert run("dead", "retry", "a", "a")[:2] == (exits.OK, "1 dead letter retried\n")
+    assert run("dead", "retry", "--all", "--task", "proj.mail")[1] == "1 dead letter retried\n"
     assert app.broker.told == [("retry", ["a"]), ("retry", ["b"])]
     code, out, err = run("dead", "retry", "absent")
     assert (code, out) == (exits.FAILED, "0 dead letters retried\n")

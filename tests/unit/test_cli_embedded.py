@@ -70,11 +70,11 @@ def test_the_life_of_a_dead_letter(run: Run) -> None:
     shown = run("dead", "show", task_id)[1]
     assert "it was not meant to be" in shown
     assert "proj.add" in shown
-    assert run("dead", "retry", task_id)[:2] == (exits.OK, "1 dead letters retried\n")
+    assert run("dead", "retry", task_id)[:2] == (exits.OK, "1 dead letter retried\n")
     assert run("dead", "list")[:2] == (exits.OK, "")
     assert json.loads(run("queues", "peek", "celery", "--json")[1])["messages"][0]["id"] == task_id
     kill("again")
-    assert run("dead", "drop", task_id, "--yes")[:2] == (exits.OK, "1 dead letters dropped\n")
+    assert run("dead", "drop", task_id, "--yes")[:2] == (exits.OK, "1 dead letter dropped\n")
     assert run("dead", "drop", task_id, "--yes")[:2] == (exits.FAILED, "0 dead letters dropped\n")
 
 

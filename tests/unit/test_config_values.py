@@ -78,6 +78,16 @@ def test_what_is_refused(kind: Kind, value: object) -> None:
         coerce(setting(kind), value, "here")
 
 
+def test_a_value_of_any_type_is_refused_with_what_its_check_says_alone() -> None:
+    def check(value: object) -> None:
+        raise ValueError("a number, or 'auto'")
+
+    with pytest.raises(
+        InvalidSetting, match=r"^thing cannot be 'x' \(a number, or 'auto'\)\. The value came from here"
+    ):
+        coerce(setting("any", check=check), "x", "here")
+
+
 def test_none_is_for_optional_settings() -> None:
     assert coerce(setting("int", optional=True), None, "here") is None
     assert parse(setting("int", optional=True), "None", "here") is None

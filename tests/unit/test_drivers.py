@@ -61,6 +61,7 @@ def test_what_is_neither_a_name_nor_a_url(given):
         drivers.load("brokers", given)
     assert "sqlite:///jobs.db" in str(caught.value) or "there is no broker driver 'user'" in str(caught.value)
     assert "pass" not in str(caught.value)
+    assert not given or not given.strip() or "@" in given or repr(given.strip()) in str(caught.value)
 
 
 def test_a_kind_that_does_not_exist_is_a_bug_of_ours():

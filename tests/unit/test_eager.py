@@ -95,6 +95,27 @@ def test_retries_run_out(app: Kernel) -> None:
     assert len(runs) == 3
 
 
+def test_a_retry_that_is_not_raised_runs_after_the_body(app: Kernel) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    @app.task(bind=True, max_retries=1)
+    def body(self: Task[..., Any], how: str, n: int = 0) -> Any:
+        seen.append((how, n, self.request.retries))
+        if not self.request.retries:
+            retry = self.retry(args=(how, n + 1), throw=False)
+            seen.append(("still", n, self.request.retries))
+            if how == "raised":
+                raise retry
+            if how == "ignored":
+                raise errors.Ignore
+        return n
+
+    for how, value in (("returned", 0), ("raised", 1), ("ignored", None)):
+        seen.clear()
+        assert body.apply((how,)).result == value
+        assert seen == [(how, 0, 0), ("still", 0, 0), (how, 1, 1)], "each run once, one after the other"
+
+
 def test_thousands_of_retries_need_no_stack(app: Kernel) -> None:
     @app.task(bind=True, max_retries=None)
     def again(self: Any) -> int:

@@ -224,6 +224,12 @@ def test_naive_times_are_read_in_the_zone_of_the_app() -> None:
         ({"link": ["x"]}, TypeError),
         ({"delivery_mode": 3}, ValueError),
         ({"headers": {"id": "x"}}, ValueError),
+        ({"headers": ["x"]}, TypeError),
+        ({"shadow": 5}, TypeError),
+        ({"group_id": 5}, TypeError),
+        ({"root_id": 5}, TypeError),
+        ({"retries": -1}, TypeError),
+        ({"ignore_result": "no"}, TypeError),
         ({"headers": {"x": object()}}, errors.EncodeError),
         ({"properties": {"x": object()}}, errors.EncodeError),
         ({"coutdown": 5}, TypeError),
@@ -278,7 +284,7 @@ def test_a_plan_follows_the_settings(app: Kernel) -> None:
 
 def test_missing_queues_are_refused_when_told_so(app: Kernel) -> None:
     app.conf.task_create_missing_queues = False
-    with pytest.raises(errors.QueueNotFound, match="'nowhere'"):
+    with pytest.raises(errors.QueueNotFound, match=r"^there is no queue 'nowhere'"):
         prepare(app, 1, queue="nowhere")
     assert prepare(app, 1, queue="celery").queue == "celery"
 
