@@ -167,7 +167,6 @@ RESULTS: Final = (
     Setting(
         "result_backend", "any", None, "URL or name of the result backend; None: no results are kept.", True, (), _url
     ),
-    Setting("result_cache_max", "int", -1, "Results that a client remembers; 0: no limit, -1: none."),
     Setting("result_compression", "str", None, "Compression of stored results.", True),
     Setting("result_expires", "seconds", 86400, "Age at which results are deleted; None or 0: never.", True),
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),

@@ -53,6 +53,7 @@ RESULTS: Final = (
     _later("result_backend_max_sleep_between_retries_ms", "int", 10000, "Longest pause between such retries."),
     _later("result_backend_thread_safe", "bool", False, "Share the backend between threads."),
     _later("result_backend_transport_options", "dict", {}, "Options of the backend's transport."),
+    _later("result_cache_max", "int", -1, "Results that a client remembers; a result remembers its own end."),
     _later("result_chord_expires", "seconds", None, "Age at which bookkeeping of chords is deleted."),
     _later("result_chord_join_timeout", "seconds", 3.0, "Time to join the results of a chord."),
     _later("result_chord_retry_interval", "seconds", 1.0, "Pause between looks at an unfinished chord."),
