@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kernel import errors
+from kernel.finding import AppNotFound
 from kernel.worker import frames, slots
 from kernel.worker.channel import Channel
 from kernel.worker.executors import Death, Listener
@@ -139,9 +140,8 @@ class Children:
             if event is None:
                 continue
             if event[0]["event"] == "failed":
-                raise errors.ImproperlyConfigured(
-                    f"the worker cannot use the app: {event[0]['error']}\n{event[0].get('text', '')}".rstrip()
-                )
+                kind = AppNotFound if event[0].get("kind") == "AppNotFound" else errors.ImproperlyConfigured
+                raise kind(f"the worker cannot use the app: {event[0]['error']}\n{event[0].get('text', '')}".rstrip())
             manifest = Manifest.from_json(event[0]["manifest"])
             self._lay_out(manifest)
             return manifest

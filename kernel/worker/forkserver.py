@@ -72,7 +72,7 @@ class ForkServer:
         except BaseException as exc:
             # The project's own errors say what is wrong; of anybody else's the place is needed, too.
             text = "" if isinstance(exc, errors.KernelError) else traceback.format_exc()
-            self._tell({"event": "failed", "error": _explain(exc), "text": text})
+            self._tell({"event": "failed", "kind": type(exc).__name__, "error": _explain(exc), "text": text})
             return 3
         self._spawn_method = document.settings.get("worker_start_method") or "fork"
         self._tell({"event": "manifest", "manifest": document.to_json()})

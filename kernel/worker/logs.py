@@ -32,6 +32,8 @@ def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, re
     root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger("kernel").setLevel(level)
+    # At DEBUG it tells of each entry point that it looks at.
+    logging.getLogger("stevedore").setLevel(max(level, logging.INFO))
     logging.captureWarnings(True)
     if redirect and settings.get("worker_redirect_stdouts", True):
         redirect_streams(getattr(logging, settings.get("worker_redirect_stdouts_level") or "WARNING"))
