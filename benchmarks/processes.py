@@ -21,17 +21,21 @@ STOP_DEADLINE = 30.0
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def peers_python() -> Path:
-    """The Python of the peers' environment, which is made when it is not there yet. Raises DeliveryError."""
-    python = PEERS / "bin/python"
-    stamp = PEERS / "peers.stamp"
-    wanted = (ROOT / "benchmarks/peers/requirements.txt").read_text(encoding="utf-8")
+def peers_python(name: str = "") -> Path:
+    """The Python of the peers' environment, which is made when it is not there yet. Raises DeliveryError.
+
+    `name` asks for that of one peer alone, which lies inside: its wishes and the others' do not go together.
+    """
+    home = PEERS / name
+    python = home / "bin/python"
+    stamp = home / "peers.stamp"
+    requirements = ROOT / "benchmarks/peers" / (f"requirements-{name}.txt" if name else "requirements.txt")
+    wanted = requirements.read_text(encoding="utf-8")
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         quiet = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        requirements = str(ROOT / "benchmarks/peers/requirements.txt")
         for command in (
-            [sys.executable, "-m", "venv", str(PEERS)],
-            [str(python), "-m", "pip", "install", "-q", "-r", requirements],
+            [sys.executable, "-m", "venv", str(home)],
+            [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)],
         ):
             if subprocess.run(command, env=quiet, timeout=600, stdout=sys.stderr).returncode:
                 raise DeliveryError("the peers could not be installed; pip's reason is above")
