@@ -25,8 +25,7 @@ class ReadOnly(errors.ImproperlyConfigured):
 
 def sqlite_fault(exc: sqlite3.Error, path: str, *, waited: float | None = None) -> errors.KernelError:
     """The project's error for one of SQLite's, naming `path`."""
-    code = getattr(exc, "sqlite_errorcode", 0) or 0
-    kind = code & 0xFF
+    kind = _kind_of(exc)
     if kind in _DAMAGED:
         return damaged(path, str(exc))
     if kind in _BUSY:
@@ -44,6 +43,15 @@ def sqlite_fault(exc: sqlite3.Error, path: str, *, waited: float | None = None) 
         )
     name = getattr(exc, "sqlite_errorname", "") or type(exc).__name__
     return errors.OperationalError(f"the database {path} failed: {exc} ({name}); nothing of this was stored")
+
+
+def is_busy(exc: sqlite3.Error) -> bool:
+    """Whether another connection holds a lock that this needed."""
+    return _kind_of(exc) in _BUSY
+
+
+def _kind_of(exc: sqlite3.Error) -> int:
+    return (getattr(exc, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 def locked(path: str, waited: float | None = None) -> errors.OperationalError:

@@ -31,6 +31,8 @@ _COPY: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 _WAL_LIMIT: Final = 64 * 1024 * 1024
 _SPARE_READERS: Final = 2
 _STATEMENTS: Final = 256
+_AGAIN: Final = 0.005
+"""Seconds between attempts where SQLite answers "locked" without having waited."""
 
 
 class SqliteTransaction:
@@ -107,8 +109,9 @@ class SqliteDatabase(Database):
         return f"{self.path}-wake"
 
     def open(self) -> None:
-        with self._held(time.monotonic() + self.timeout):
-            self._connect()
+        deadline = time.monotonic() + self.timeout
+        with self._held(deadline):
+            self._connect(deadline)
 
     def close(self) -> None:
         with self._held(time.monotonic() + self.timeout):
@@ -118,13 +121,13 @@ class SqliteDatabase(Database):
                 self._doorbell = None
         self._ready.clear()
 
-    def _connect(self) -> None:
+    def _connect(self, deadline: float) -> None:
         if self._writer is not None:
             return
         self._prepare_files()
         self._writer = self._new_connection(wait=0.0)
         try:
-            self._set_up(self._writer)
+            self._set_up(self._writer, deadline)
             found = os.stat(self.path)
         except BaseException:
             self._disconnect()
@@ -161,27 +164,58 @@ class SqliteDatabase(Database):
         except sqlite3.Error as exc:
             raise faults.sqlite_fault(exc, self.path) from exc
 
-    def _set_up(self, connection: sqlite3.Connection) -> None:
+    def _set_up(self, connection: sqlite3.Connection, deadline: float) -> None:
+        started = time.monotonic()
         try:
-            connection.execute(f"PRAGMA busy_timeout={int(self.timeout * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout={_milliseconds_until(deadline)}")
             if not os.access(self.path, os.W_OK) or not os.access(os.path.dirname(self.path), os.W_OK):
                 raise faults.read_only(self.path, "no permission to write")
-            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-            if mode != "wal":
-                raise errors.ImproperlyConfigured(
-                    f"the database {self.path} cannot use a write-ahead log (its journal mode stays {mode!r}); put "
-                    "it on a local file system"
-                )
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                self._begin_log(connection, deadline, started)
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             # Done by `_tidy` long before that: SQLite would do it inside of a commit, and all others would wait.
             connection.execute(f"PRAGMA wal_autocheckpoint={8 * _WAL_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
             connection.execute("PRAGMA temp_store=MEMORY")
-            connection.execute("PRAGMA busy_timeout=0")
+            # Still with SQLite's waiting: the last one to close the file locks it until the log is in it.
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            connection.execute("PRAGMA busy_timeout=0")
         except sqlite3.Error as exc:
-            raise faults.sqlite_fault(exc, self.path, waited=self.timeout) from exc
+            raise faults.sqlite_fault(exc, self.path, waited=time.monotonic() - started) from exc
         self._synchronous = ""
+
+    def _begin_log(self, connection: sqlite3.Connection, deadline: float, started: float) -> None:
+        """Give a fresh file its write-ahead log, which every process that meets it wants to do.
+
+        SQLite does not wait here: of two who do it at once, each would wait for the other to stop reading, so one is
+        told "locked" at that moment. Ours take turns; where somebody else is in the way, it is tried again.
+        """
+        turn = self._turn
+        assert turn is not None
+        if not turn.acquire(deadline):
+            raise faults.locked(self.path, time.monotonic() - started)
+        try:
+            while (mode := self._try_log(connection)) is None:
+                if time.monotonic() >= deadline:
+                    raise faults.locked(self.path, time.monotonic() - started)
+                time.sleep(_AGAIN)
+                connection.execute(f"PRAGMA busy_timeout={_milliseconds_until(deadline)}")
+        finally:
+            turn.release()
+        if mode != "wal":
+            raise errors.ImproperlyConfigured(
+                f"the database {self.path} cannot use a write-ahead log (its journal mode stays {mode!r}); put "
+                "it on a local file system"
+            )
+
+    def _try_log(self, connection: sqlite3.Connection) -> str | None:
+        """The journal mode after asking for a log; None if the file is locked."""
+        try:
+            return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as exc:
+            if not faults.is_busy(exc):
+                raise
+            return None
 
     def _disconnect(self) -> None:
         with self._readers_changed:
@@ -219,7 +253,7 @@ class SqliteDatabase(Database):
         started = time.monotonic()
         deadline = started + allowed
         with self._held(deadline):
-            self._connect()
+            self._connect(deadline)
             self._check_identity()
             turn = self._turn
             assert turn is not None
@@ -253,11 +287,10 @@ class SqliteDatabase(Database):
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as exc:
-                if (exc.sqlite_errorcode or 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                if not faults.is_busy(exc):
                     raise
                 # Somebody who takes no turns with us: SQLite's own waiting, for what is left of the time.
-                left = max(0.0, deadline - time.monotonic())
-                connection.execute(f"PRAGMA busy_timeout={int(left * 1000)}")
+                connection.execute(f"PRAGMA busy_timeout={_milliseconds_until(deadline)}")
                 try:
                     connection.execute("BEGIN IMMEDIATE")
                 finally:
@@ -340,7 +373,7 @@ class SqliteDatabase(Database):
                 self._reading += 1
                 return self._readers.pop()
         with self._held(deadline):
-            self._connect()
+            self._connect(deadline)
             self._check_identity()
             connection = self._new_connection(wait=self.timeout)
             with self._readers_changed:
@@ -438,6 +471,10 @@ class SqliteDatabase(Database):
         self._reset()
         self._ready.clear()
         return left
+
+
+def _milliseconds_until(deadline: float) -> int:
+    return max(0, int((deadline - time.monotonic()) * 1000))
 
 
 def _close_before_forks(database: SqliteDatabase) -> None:
