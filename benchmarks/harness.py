@@ -19,7 +19,7 @@ from benchmarks.postgresql import Missing
 
 OURS = "kernel"
 Side = Callable[[Path], Mapping[str, float]]
-Rule = Literal["at least", "at most", "times the peer"]
+Rule = Literal["at least", "at most", "times the peer", "of the peer"]
 
 
 def scaled(count: int) -> int:
@@ -36,13 +36,17 @@ class Figure:
     unit: str
     rule: Rule | None = None
     limit: float = 0.0
+    peer: str = ""
+    """Who it is held against; the best of all when empty."""
 
     @property
     def target(self) -> str:
         if self.rule is None:
             return ""
         if self.rule == "times the peer":
-            return f"{self.limit:g} x peer"
+            return f"{self.limit:g} x {self.peer or 'peer'}"
+        if self.rule == "of the peer":
+            return f"<= {self.limit:g} x {self.peer or 'peer'}"
         return f"{'>=' if self.rule == 'at least' else '<='} {self.limit:,g}"
 
 
@@ -78,11 +82,17 @@ class Outcome:
     series: dict[str, Series]
 
     def ratio(self, figure: Figure) -> float | None:
-        """Ours divided by the fastest peer's."""
+        """Ours divided by the best peer's: the highest rate, or the shortest time."""
         ours = self.series[OURS].median(figure.key)
-        peers = [series.median(figure.key) for side, series in self.series.items() if side != OURS]
+        peers = [
+            series.median(figure.key)
+            for side, series in self.series.items()
+            if (side == figure.peer if figure.peer else side != OURS)
+        ]
         known = [value for value in peers if value]
-        return ours / max(known) if ours is not None and known else None
+        if ours is None or not known:
+            return None
+        return ours / (min(known) if figure.rule in ("of the peer", "at most") else max(known))
 
     def held(self, figure: Figure) -> bool | None:
         """Whether the limit holds; None when there is no limit, or nothing to compare."""
@@ -91,9 +101,11 @@ class Outcome:
             return None
         if ours is None:
             return False
-        if figure.rule == "times the peer":
+        if figure.rule in ("times the peer", "of the peer"):
             ratio = self.ratio(figure)
-            return None if ratio is None else ratio >= figure.limit
+            if ratio is None:
+                return None
+            return ratio >= figure.limit if figure.rule == "times the peer" else ratio <= figure.limit
         return ours >= figure.limit if figure.rule == "at least" else ours <= figure.limit
 
 

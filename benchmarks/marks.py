@@ -51,6 +51,11 @@ def span(path: Path, expected: int) -> tuple[float, float]:
     return check(list(_MARK.iter_unpack(path.read_bytes())), expected)
 
 
+def moments(path: Path) -> list[float]:
+    """The moments of all marks, in order."""
+    return sorted(moment for _, moment in _MARK.iter_unpack(path.read_bytes()))
+
+
 def check(marks: Sequence[tuple[int, float]], expected: int) -> tuple[float, float]:
     """The same for marks that were kept elsewhere."""
     times = Counter(number for number, _ in marks)

@@ -69,11 +69,13 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(folder: Path, url: str | None = None) -> Iterator[Place]:
-    """A run's place: the embedded default in `folder`, or the server at `url`. The app is closed afterwards."""
+def place(folder: Path, url: str | None = None, results: str | None = None) -> Iterator[Place]:
+    """A run's place: the embedded default in `folder`, or the server at `url`, with results there or at `results`.
+    The app is closed afterwards."""
     variables = {"BENCH_MARKS": str(folder / "marks")}
     variables |= {"BENCH_URL": url} if url else {"KERNEL_DATA": str(folder / "kernel.db")}
-    before = {name: os.environ.get(name) for name in ("BENCH_MARKS", "BENCH_URL", "KERNEL_DATA")}
+    variables |= {"BENCH_RESULTS": results} if results else {}
+    before = {name: os.environ.get(name) for name in ("BENCH_MARKS", "BENCH_URL", "BENCH_RESULTS", "KERNEL_DATA")}
     for name in before:
         os.environ.pop(name, None)
     os.environ.update(variables)

@@ -53,9 +53,11 @@ def peer_environment(folder: Path, database: str) -> dict[str, str]:
     }
 
 
-def drive(side: str, arguments: Sequence[str], environment: Mapping[str, str], given: str = "") -> dict[str, Any]:
-    """One call of a peer's driver; its JSON answer."""
-    command = [str(peers_python()), str(ROOT / "benchmarks/peers" / f"{side}_side.py"), *arguments]
+def drive(
+    side: str, arguments: Sequence[str], environment: Mapping[str, str], given: str = "", home: str = ""
+) -> dict[str, Any]:
+    """One call of a peer's driver, in its own environment if it has one; its JSON answer."""
+    command = [str(peers_python(home)), str(ROOT / "benchmarks/peers" / f"{side}_side.py"), *arguments]
     done = subprocess.run(command, env=dict(environment), input=given, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise DeliveryError(f"{side} {' '.join(arguments)}: {done.stderr[-400:]}")

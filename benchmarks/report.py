@@ -17,6 +17,7 @@ from benchmarks.processes import PEERS, ROOT
 
 PAGE = ROOT / "docs/benchmarks.md"
 DATA = ROOT / ".kernel/benchmarks.json"
+PEER_NAMES = ("arq", "celery", "dramatiq", "huey", "procrastinate", "rq", "taskiq", "taskiq_redis", "taskiq_aio_pika")
 HEADS = ["what", "kernel", "unit", "peer", "ratio", "must hold", "held"]
 
 
@@ -30,9 +31,10 @@ def versions() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "processors": str(os.cpu_count()),
     }
-    for path in sorted(PEERS.glob("lib/python*/site-packages/*.dist-info")):
+    packages = "lib/python*/site-packages/*.dist-info"
+    for path in sorted([*PEERS.glob(packages), *PEERS.glob(f"arq/{packages}")]):
         name, _, version = path.stem.rpartition("-")
-        if name in ("huey", "procrastinate"):
+        if name in PEER_NAMES:
             found[name] = version
     return found
 

@@ -1,6 +1,7 @@
 """The app that the benchmarks' workers load, as shipped, with one observing plugin bound.
 
-`BENCH_URL` names broker and backend; without it the app uses the embedded default, whose place is `KERNEL_DATA`.
+`BENCH_URL` names broker and backend, `BENCH_RESULTS` another backend; without them the app uses the embedded default,
+whose place is `KERNEL_DATA`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from kernel import Kernel
 def make() -> Kernel:
     """A new app with the tasks below; a benchmark makes one for each run."""
     url = os.environ.get("BENCH_URL")
-    made = Kernel("benchmarks.tasks", broker=url, backend=url, plugins=["benchmarks.observer:plugin"])
+    made = Kernel(
+        "benchmarks.tasks",
+        broker=url,
+        backend=os.environ.get("BENCH_RESULTS", url),
+        plugins=["benchmarks.observer:plugin"],
+    )
     made.task(name="noop", ignore_result=True)(noop)
+    made.task(name="anoop", ignore_result=True)(anoop)
     made.task(name="echo")(echo)
     made.task(name="hold", ignore_result=True)(hold)
     return made
 
 
-def noop(number: int) -> None:
+def noop(number: int, text: str = "") -> None:
+    mark(number)
+
+
+async def anoop(number: int) -> None:
     mark(number)
 
 

@@ -1,0 +1,40 @@
+"""Celery, as shipped. Its worker loads this module."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.result import AsyncResult
+from marks import mark
+
+app: Any = Celery("wire", broker=os.environ["BENCH_DATABASE"], backend=os.environ["BENCH_RESULTS"])
+app.conf.task_routes = {"noop": {"queue": "burning"}, "echo": {"queue": "single"}}
+
+
+@app.task(name="noop", ignore_result=True)
+def run_noop(number: int, text: str = "") -> None:
+    mark(number)
+
+
+@app.task(name="echo")
+def run_echo(number: int, text: str = "") -> list[Any]:
+    mark(number)
+    return [number, text]
+
+
+noop = run_noop.delay
+echo = run_echo.delay
+
+
+def get(sent: Any, timeout: float) -> Any:
+    return sent.get(timeout=timeout)
+
+
+def name(sent: Any) -> str:
+    return str(sent.id)
+
+
+def named(text: str) -> Any:
+    return AsyncResult(text, app=app)
