@@ -104,7 +104,10 @@ def test_a_function_that_lacks_the_marker_is_told():
 def test_a_module_may_import_the_specifications():
     module = plugin(kernel_task_start=lambda request: None)
     module.kernel_task_end = hooks.kernel_task_end
-    bare().register(module)
+    extensions = bare()
+    extensions.register(module)
+    assert extensions.has("kernel_task_start")
+    assert not extensions.has("kernel_task_end")
 
 
 def test_an_optional_hook_of_another_version_is_passed_over():
@@ -136,4 +139,6 @@ def test_properties_of_a_plugin_are_not_evaluated():
         def connection(self):
             raise AssertionError("evaluated")
 
-    bare().register(Lazy())
+    extensions = bare()
+    extensions.register(Lazy())
+    assert extensions.has("kernel_task_start")

@@ -61,8 +61,11 @@ def install(installer, name="acme", distribution="acme-plugins", version="1.0", 
 
 
 def test_nothing_is_read_before_it_is_needed(installer):
-    install(installer, source="raise SystemExit('imported')")
-    Extensions({}, builtin={})
+    module = install(installer, source="raise SystemExit('imported')")
+    before = set(sys.modules)
+    extensions = Extensions({}, builtin={})
+    assert not {name for name in set(sys.modules) - before if name.startswith("acme")}
+    assert extensions.faults(), f"{module} is there to be read"
 
 
 def test_plugins_are_found_by_entry_point(installer):
@@ -223,7 +226,9 @@ def test_built_in_plugins_are_instances_of_each_app():
 @pytest.mark.parametrize("required", ["acme", "acme-plugins", "acme>=1.2", "Acme_Plugins >=1.2,<2", "acme~=1.2"])
 def test_what_is_required_and_there(installer, required):
     install(installer, version="1.2.3")
-    Extensions({"required_plugins": [required]}, builtin={}).load()
+    extensions = Extensions({"required_plugins": [required]}, builtin={})
+    extensions.load()
+    assert "acme" in [row.name for row in extensions.plugins()]
 
 
 @pytest.mark.parametrize(
