@@ -1,0 +1,31 @@
+"""Our app. The worker takes `app`; the tests make their own with `make`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bodies
+import tasks
+
+from kernel import Kernel
+
+FORMATS = ["json", "pickle", "yaml", "msgpack"]
+
+
+def make(name: str, broker: str, backend: str, **settings: Any) -> Kernel:
+    chosen = {
+        "accept_content": FORMATS,
+        "result_extended": True,
+        "task_track_started": True,
+        "task_default_queue": bodies.OURS,
+        "worker_lease": 2.0,
+        **settings,
+    }
+    app = Kernel(name, broker=broker, backend=backend, **chosen)
+    tasks.fill(app, bodies.OURS)
+    return app
+
+
+if "INTEROP_BROKER" in os.environ:
+    app = make("ours", os.environ["INTEROP_BROKER"], os.environ["INTEROP_BACKEND"])
