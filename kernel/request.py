@@ -17,37 +17,33 @@ if TYPE_CHECKING:
 current_request: Final[ContextVar[Request | None]] = ContextVar("kernel_request", default=None)
 """The request of the task that runs in this context; set by executors and by direct calls."""
 
-# Header → the type it must have when it is there and not null. `bool` is refused where a number is meant.
-_HEADERS: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
-    ("root_id", str),
-    ("parent_id", str),
-    ("group", str),
-    ("group_index", int),
-    ("eta", str),
-    ("expires", str),
-    ("shadow", str),
-    ("lang", str),
-    ("origin", str),
-    ("argsrepr", str),
-    ("kwargsrepr", str),
-    ("ignore_result", bool),
-    ("replaced_task_nesting", int),
-    ("stamped_headers", list),
-    ("stamps", dict),
-    ("compression", str),
-    ("redelivered", bool),
-    ("kernel_replay", int),
-)
-RESERVED_HEADERS: Final = frozenset(name for name, _ in _HEADERS) | {
-    "id",
-    "task",
-    "retries",
-    "timelimit",
-    "meth",
-    "taskset",
+# Header → the type it must have when it is there and not null. `bool` is refused where a number is meant, and so is a
+# subclass of int, which no serializer of ours makes.
+_KINDS: Final[Mapping[str, type]] = {
+    "root_id": str,
+    "parent_id": str,
+    "group": str,
+    "group_index": int,
+    "retries": int,
+    "eta": str,
+    "expires": str,
+    "shadow": str,
+    "lang": str,
+    "origin": str,
+    "argsrepr": str,
+    "kwargsrepr": str,
+    "ignore_result": bool,
+    "replaced_task_nesting": int,
+    "stamped_headers": list,
+    "stamps": dict,
+    "compression": str,
+    "redelivered": bool,
+    "kernel_replay": int,
 }
+RESERVED_HEADERS: Final = frozenset(_KINDS) | {"id", "task", "timelimit", "meth", "taskset"}
 """Headers that belong to the protocol; all others are the caller's own."""
 
+_NO_LIMITS: Final = [None, None]
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -311,24 +307,19 @@ def check_headers(headers: Mapping[str, Any]) -> None:
 
 
 def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
-    for name, kind in _HEADERS:
-        value = headers.get(name)
+    for name, value in headers.items():
         if value is None:
             continue
-        if not isinstance(value, kind) or (kind is int and value.__class__ is bool):
+        kind = _KINDS.get(name)
+        if kind is None:
+            continue
+        if value.__class__ is not kind and (kind is int or not isinstance(value, kind)):
             raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; {_kind_name(kind)} is needed")
-        if kind is int and isinstance(value, int) and not 0 <= value < _MAX_COUNT:
+        if kind is int and not 0 <= value < _MAX_COUNT:
             raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; a number from 0 to 2^31 is needed")
         fields[name] = value
-    retries = headers.get("retries")
-    if retries is not None:
-        if retries.__class__ is not int or not 0 <= retries < _MAX_COUNT:
-            raise errors.InvalidTaskError(
-                f"header 'retries' is {_short(retries)}; a number of at least 0 and below 2^31 is needed"
-            )
-        fields["retries"] = retries
     limits = headers.get("timelimit")
-    if limits is not None:
+    if limits is not None and limits != _NO_LIMITS:
         fields["time_limit"], fields["soft_time_limit"] = parse_time_limits(limits)
 
 
@@ -350,8 +341,8 @@ def _is_limit(value: object) -> bool:
     return isinstance(value, int | float) and value.__class__ is not bool and 0 < value < 1e9
 
 
-def _kind_name(kind: type | tuple[type, ...]) -> str:
-    return kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
+def _kind_name(kind: type) -> str:
+    return "a number" if kind is int else kind.__name__
 
 
 def _short(value: object) -> str:

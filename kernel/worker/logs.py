@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
 from kernel.log import HumanFormatter, JsonFormatter, redirect_streams
+from kernel.worker.lines import LineHandler
 from kernel.worker.options import LogOptions
 
 _HANDLER_NAME: Final = "kernel-worker"
@@ -40,8 +40,12 @@ def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, re
 
 
 def _handler(options: LogOptions) -> logging.Handler:
-    if options.file:
-        return logging.handlers.WatchedFileHandler(options.file, encoding="utf-8")
+    try:
+        error_output = sys.__stderr__.fileno() if sys.__stderr__ is not None else None
+    except (OSError, ValueError):
+        error_output = None
+    if options.file or error_output is not None:
+        return LineHandler(options.file or error_output)
     return logging.StreamHandler(sys.__stderr__)
 
 

@@ -18,6 +18,7 @@ from kernel import errors
 from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.ledger import Item
+from kernel.worker.rhythm import Rhythm
 from kernel.worker.turns import Turns
 
 _log = logging.getLogger("kernel.worker")
@@ -95,6 +96,7 @@ class Pump:
         self._settlements: Turns[tuple[Item, Settlement]] = Turns()
         self._in_hand: list[tuple[Item, Settlement]] = []
         self._busy_queues: dict[str, float] = {}
+        self._rhythm = Rhythm()
         self._starts: deque[Item] = deque()
         self._kicked = threading.Event()
         self._fetching = False
@@ -185,6 +187,9 @@ class Pump:
         return False
 
     def _step(self) -> None:
+        pause = 0.0 if self._stopping or self._starts else self._rhythm.pause(time.monotonic())
+        if pause:
+            time.sleep(pause)
         self._kicked.clear()
         self._work(self._start_batch)
         self._work(self._settle_batch)
@@ -246,6 +251,7 @@ class Pump:
     def _settle_batch(self) -> None:
         # In hand until it is settled: while the broker is away, the same batch is tried again.
         batch = self._in_hand = self._in_hand or self._settlements.take(self._share(_SETTLE_BATCH))
+        self._rhythm.went(len(batch), time.monotonic())
         if not batch:
             return
         assert self.consumer is not None

@@ -79,14 +79,13 @@ def parties(python: Path, folder: Path, broker: str, backend: str) -> Iterator[F
         "KERNEL_RUN_DIR": str(folder / "run"),
         "C_FORCE_ROOT": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": "",
     }
     sys.path.insert(0, str(APPS))
     try:
         with contextlib.ExitStack() as stack:
             ours = Ours(environment, folder)
             stack.callback(ours.close)
-            theirs = Theirs(python, environment, folder)
+            theirs = Theirs(python, {**environment, "PYTHONPATH": ""}, folder)
             stack.callback(theirs.close)
             yield Fleet(ours, theirs, folder, readable=not backend.startswith("rpc"))
     finally:

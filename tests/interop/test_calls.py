@@ -24,8 +24,8 @@ PICKLED = {"set": {1, 2}, "complex": 1j, "tuple": (1, (2,))}
 
 
 def test_positional_and_keyword_arguments_arrive(way: Way) -> None:
-    id = way.sender.send("shop.echo", 1, "two", kwargs=PLAIN, queue=way.runner.queue)
-    assert way.sender.get(id) == {"side": way.runner.name, "args": [1, "two"], "kwargs": PLAIN}
+    task = way.sender.send("shop.echo", 1, "two", kwargs=PLAIN, queue=way.runner.queue)
+    assert way.sender.get(task) == {"side": way.runner.name, "args": [1, "two"], "kwargs": PLAIN}
 
 
 @pytest.mark.parametrize(
@@ -40,33 +40,33 @@ def test_positional_and_keyword_arguments_arrive(way: Way) -> None:
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_every_serializer_that_both_know(way: Way, serializer: str, kwargs: Any, compression: str | None) -> None:
     options = {"serializer": serializer, "compression": compression}
-    id = way.sender.send("shop.echo", kwargs=kwargs, queue=way.runner.queue, **options)
-    assert way.sender.get(id) == {"side": way.runner.name, "args": [], "kwargs": kwargs}
+    task = way.sender.send("shop.echo", kwargs=kwargs, queue=way.runner.queue, **options)
+    assert way.sender.get(task) == {"side": way.runner.name, "args": [], "kwargs": kwargs}
 
 
 @pytest.mark.parametrize("compression", ["zlib", "gzip", "bzip2", "zstd", "lzma", "brotli"])
 def test_every_compression_that_both_know(way: Way, compression: str) -> None:
     text = "long enough to be worth it " * 50
-    id = way.sender.send("shop.echo", text, queue=way.runner.queue, compression=compression)
-    assert way.sender.get(id)["args"] == [text]
+    task = way.sender.send("shop.echo", text, queue=way.runner.queue, compression=compression)
+    assert way.sender.get(task)["args"] == [text]
 
 
 def test_what_a_task_knows_of_itself(way: Way) -> None:
     headers = {"tenant": "acme", "depth": {"of": [1, 2]}}
-    id = way.sender.send(
+    task = way.sender.send(
         "shop.about", 1, queue=way.runner.queue, headers=headers, priority=6, shadow="shop.seen", time_limit=50,
         soft_time_limit=40, expires=600,
     )  # fmt: skip
-    facts = way.sender.get(id)
+    facts = way.sender.get(task)
     expires = datetime.fromisoformat(facts["expires"])
     assert timedelta(seconds=500) < expires - datetime.now(UTC) < timedelta(seconds=601)
     expected = {
         "side": way.runner.name,
-        "id": id,
+        "id": task,
         "task": "shop.about",
-        "root_id": id,
+        "root_id": task,
         "parent_id": None,
-        "correlation_id": id,
+        "correlation_id": task,
         "retries": 0,
         "eta": None,
         "timelimit": [50, 40],
@@ -90,23 +90,23 @@ def test_nothing_runs_before_it_is_due(way: Way, how: str) -> None:
         from zoneinfo import ZoneInfo
 
         options = {"eta": due.astimezone(ZoneInfo("Asia/Kolkata"))}
-    id = way.sender.send("shop.about", queue=way.runner.queue, **options)
-    facts = way.sender.get(id)
+    task = way.sender.send("shop.about", queue=way.runner.queue, **options)
+    facts = way.sender.get(task)
     assert facts["at"] >= due.timestamp() - 0.01
     assert abs(datetime.fromisoformat(facts["eta"]) - due) < timedelta(seconds=0.5)
 
 
 @pytest.mark.parametrize("priority", [0, 3, 9])
 def test_every_priority_is_worked_off(way: Way, priority: int) -> None:
-    id = way.sender.send("shop.about", queue=way.runner.queue, priority=priority)
-    assert way.sender.get(id)["priority"] == priority
+    task = way.sender.send("shop.about", queue=way.runner.queue, priority=priority)
+    assert way.sender.get(task)["priority"] == priority
 
 
 def test_what_has_expired_is_not_run(way: Way) -> None:
     key = uuid.uuid4().hex
     late = datetime.now(UTC) - timedelta(seconds=5)
-    id = way.sender.send("shop.mark", key, queue=way.runner.queue, expires=late)
-    module, name, *_ = way.sender.error(id)
+    task = way.sender.send("shop.mark", key, queue=way.runner.queue, expires=late)
+    module, name, *_ = way.sender.error(task)
     assert name == "TaskRevokedError"
     assert module == ("celery.exceptions" if way.sender.name == "celery" else "kernel.errors")
     assert way.fleet.notes("mark", way.runner.name, key) == []
@@ -117,41 +117,41 @@ class TestRetries:
         """There and back again: each run is asked for by the side that the next one is not on."""
         queues = [way.runner.queue, way.sender.queue]
         names = [way.runner.name, way.sender.name]
-        id = way.sender.send("shop.hop", 4, queues, [], queue=way.runner.queue)
-        assert way.sender.get(id) == [f"{names[number % 2]}:{number}" for number in range(5)]
+        task = way.sender.send("shop.hop", 4, queues, [], queue=way.runner.queue)
+        assert way.sender.get(task) == [f"{names[number % 2]}:{number}" for number in range(5)]
 
     def test_a_retry_with_a_countdown_goes_over(self, way: Way) -> None:
         queues = [way.runner.queue, way.sender.queue]
         sent = time.time()
-        id = way.sender.send("shop.hop", 2, queues, [], 0.3, queue=way.runner.queue)
-        assert len(way.sender.get(id)) == 3
+        task = way.sender.send("shop.hop", 2, queues, [], 0.3, queue=way.runner.queue)
+        assert len(way.sender.get(task)) == 3
         assert time.time() - sent >= 0.6
 
     def test_on_a_shared_queue_whoever_is_free_goes_on(self, way: Way) -> None:
         ids = [way.sender.send("shop.hop", 3, [SHARED], [], queue=SHARED) for _ in range(5)]
-        for id in ids:
-            assert [run.partition(":")[2] for run in way.sender.get(id)] == ["0", "1", "2", "3"]
+        for task in ids:
+            assert [run.partition(":")[2] for run in way.sender.get(task)] == ["0", "1", "2", "3"]
 
     def test_the_last_exception_ends_it(self, way: Way) -> None:
-        id = way.sender.send("shop.stubborn", queue=way.runner.queue)
-        assert way.sender.error(id)[:3] == ("bodies", "ShopError", ["never", 2])
+        task = way.sender.send("shop.stubborn", queue=way.runner.queue)
+        assert way.sender.error(task)[:3] == ("bodies", "ShopError", ["never", 2])
 
     def test_the_state_in_between(self, way: Way) -> None:
-        id = way.sender.send("shop.later", 1.0, queue=way.runner.queue)
-        seen = way.sender.watch(id)
+        task = way.sender.send("shop.later", 1.0, queue=way.runner.queue)
+        seen = way.sender.watch(task)
         if way.fleet.readable:
             # Whoever waits may come late for what is in between, on a server that keeps only the newest.
             seen = [*seen, ("RETRY", ("bodies", "ShopError", ["not yet", 1], "('not yet', 1)"))]
         assert ("RETRY", ("bodies", "ShopError", ["not yet", 1], "('not yet', 1)")) in seen
-        assert way.sender.get(id) == way.runner.name if way.fleet.readable else seen[-1][1] == way.runner.name
+        assert way.sender.get(task) == way.runner.name if way.fleet.readable else seen[-1][1] == way.runner.name
 
 
 class TestLinks:
     def test_a_link_gets_the_result_and_runs_on_the_other_side(self, way: Way) -> None:
         key = uuid.uuid4().hex
         link = {"task": "shop.noted", "args": (key,), "queue": way.sender.queue}
-        id = way.sender.send("shop.add", 2, 3, queue=way.runner.queue, link=[link])
-        assert way.sender.get(id) == 5
+        task = way.sender.send("shop.add", 2, 3, queue=way.runner.queue, link=[link])
+        assert way.sender.get(task) == 5
         assert way.fleet.wait_for_note("noted", way.sender.name, "5") == [key]
 
     def test_an_immutable_link_gets_nothing(self, way: Way) -> None:
@@ -162,25 +162,25 @@ class TestLinks:
 
     def test_links_know_where_they_come_from(self, way: Way) -> None:
         link = {"task": "shop.about", "queue": way.sender.queue}
-        id = way.sender.send("shop.add", 2, 3, queue=way.runner.queue, link=[link])
-        assert way.sender.get(id) == 5
+        task = way.sender.send("shop.add", 2, 3, queue=way.runner.queue, link=[link])
+        assert way.sender.get(task) == 5
         if not way.fleet.readable:
             return
-        (child,) = way.sender.look(id)["children"]
+        (child,) = way.sender.look(task)["children"]
         facts = way.sender.get(child)
-        expected = {"side": way.sender.name, "args": [5], "parent_id": id, "root_id": id, "id": child}
+        expected = {"side": way.sender.name, "args": [5], "parent_id": task, "root_id": task, "id": child}
         assert {name: facts[name] for name in expected} == expected
 
     def test_an_errback_of_one_argument_is_a_task_of_its_own(self, way: Way) -> None:
         errback = {"task": "shop.old_errback", "queue": way.sender.queue}
-        id = way.sender.send("shop.fail", "value", queue=way.runner.queue, link_error=[errback])
-        assert way.sender.error(id)[1] == "ValueError"
-        assert way.fleet.wait_for_note("old", way.sender.name, id) == [id]
+        task = way.sender.send("shop.fail", "value", queue=way.runner.queue, link_error=[errback])
+        assert way.sender.error(task)[1] == "ValueError"
+        assert way.fleet.wait_for_note("old", way.sender.name, task) == [task]
 
     def test_an_errback_of_three_is_called_where_the_task_failed(self, way: Way) -> None:
-        id = way.sender.send("shop.fail", "key", queue=way.runner.queue, link_error=[{"task": "shop.new_errback"}])
-        assert way.sender.error(id)[1] == "KeyError"
-        assert way.fleet.wait_for_note("new", way.runner.name, id) == ["KeyError"]
+        task = way.sender.send("shop.fail", "key", queue=way.runner.queue, link_error=[{"task": "shop.new_errback"}])
+        assert way.sender.error(task)[1] == "KeyError"
+        assert way.fleet.wait_for_note("new", way.runner.name, task) == ["KeyError"]
 
 
 class TestExceptions:
@@ -195,68 +195,68 @@ class TestExceptions:
         ],
     )
     def test_an_exception_comes_back_as_itself(self, way: Way, kind: str, expected: Any) -> None:
-        id = way.sender.send("shop.fail", kind, queue=way.runner.queue)
-        assert way.sender.error(id) == expected
+        task = way.sender.send("shop.fail", kind, queue=way.runner.queue)
+        assert way.sender.error(task) == expected
 
     def test_one_that_opens_files(self, way: Way) -> None:
-        id = way.sender.send("shop.fail", "file", queue=way.runner.queue)
-        module, name, args, _ = way.sender.error(id)
+        task = way.sender.send("shop.fail", "file", queue=way.runner.queue)
+        module, name, args, _ = way.sender.error(task)
         assert (module, name, args) == ("builtins", "FileNotFoundError", [2, "No such file or directory"])
 
     def test_one_that_its_class_does_not_make_again_keeps_its_text(self, way: Way) -> None:
-        id = way.sender.send("shop.fail", "wrapping", queue=way.runner.queue)
-        assert "5: wrapped" in way.sender.error(id)[3]
+        task = way.sender.send("shop.fail", "wrapping", queue=way.runner.queue)
+        assert "5: wrapped" in way.sender.error(task)[3]
 
     def test_arguments_that_cannot_be_sent_come_as_text(self, way: Way) -> None:
-        id = way.sender.send("shop.fail", "lock", queue=way.runner.queue)
-        assert way.sender.error(id)[:3] == ("bodies", "ShopError", ["cannot be sent", "<class 'object'>"])
+        task = way.sender.send("shop.fail", "lock", queue=way.runner.queue)
+        assert way.sender.error(task)[:3] == ("bodies", "ShopError", ["cannot be sent", "<class 'object'>"])
 
 
 class TestStates:
     def test_started_and_a_state_of_the_users(self, way: Way) -> None:
         paths = [way.fleet.folder / uuid.uuid4().hex for _ in range(2)]
-        id = way.sender.send("shop.progress", *map(str, paths), queue=way.runner.queue)
+        task = way.sender.send("shop.progress", *map(str, paths), queue=way.runner.queue)
         if not way.fleet.readable:
             for path in paths:
                 path.touch()
-            seen = way.sender.watch(id)
+            seen = way.sender.watch(task)
             assert [state for state, _ in seen] == ["STARTED", "PROGRESS", "SUCCESS"]
             assert seen[1][1] == {"done": 3, "of": 7}
             return
-        self._wait_for_state(way, id, "STARTED")
+        self._wait_for_state(way, task, "STARTED")
         for side in (way.sender, way.runner):
-            assert set(side.look(id)["result"]) == {"pid", "hostname"}
+            assert set(side.look(task)["result"]) == {"pid", "hostname"}
         paths[0].touch()
-        self._wait_for_state(way, id, "PROGRESS")
+        self._wait_for_state(way, task, "PROGRESS")
         for side in (way.sender, way.runner):
-            assert side.look(id)["result"] == {"done": 3, "of": 7}
+            assert side.look(task)["result"] == {"done": 3, "of": 7}
         paths[1].touch()
         for side in (way.sender, way.runner):
-            assert side.get(id) == way.runner.name
+            assert side.get(task) == way.runner.name
 
     @staticmethod
-    def _wait_for_state(way: Way, id: str, state: str) -> None:
+    def _wait_for_state(way: Way, task: str, state: str) -> None:
         deadline = time.monotonic() + 20
-        while (found := way.sender.look(id)["state"]) != state:
+        while (found := way.sender.look(task)["state"]) != state:
             assert time.monotonic() < deadline, (found, way.fleet.logs())
             time.sleep(0.02)
 
     def test_a_result_that_is_ignored_is_kept_by_nobody(self, way: Way) -> None:
         key = uuid.uuid4().hex
-        id = way.sender.send("shop.noted", key, queue=way.runner.queue, ignore_result=True)
+        task = way.sender.send("shop.noted", key, queue=way.runner.queue, ignore_result=True)
         way.fleet.wait_for_note("noted", way.runner.name, key)
         # What comes behind it on the same queue has ended, so it would have been stored by now.
         assert way.sender.get(way.sender.send("shop.add", 1, 1, queue=way.runner.queue)) == 2
         if way.fleet.readable:
-            assert way.sender.look(id)["state"] == "PENDING"
+            assert way.sender.look(task)["state"] == "PENDING"
 
     def test_both_read_the_same_of_an_extended_result(self, way: Way, fleet: Fleet) -> None:
         if not fleet.readable:
             pytest.skip("a reply has one reader")
-        id = way.sender.send("shop.echo", 1, kwargs={"a": "b"}, queue=way.runner.queue)
-        value = way.sender.get(id)
-        assert way.runner.get(id) == value
-        looks = [side.look(id) for side in (way.sender, way.runner)]
+        task = way.sender.send("shop.echo", 1, kwargs={"a": "b"}, queue=way.runner.queue)
+        value = way.sender.get(task)
+        assert way.runner.get(task) == value
+        looks = [side.look(task) for side in (way.sender, way.runner)]
         worker = "theirs@" if way.runner is fleet.theirs else "ours@"
         for look in looks:
             assert look.pop("worker").startswith(worker)
@@ -271,10 +271,10 @@ class TestStates:
     def test_a_failure_reads_the_same_on_both_sides(self, way: Way, fleet: Fleet) -> None:
         if not fleet.readable:
             pytest.skip("a reply has one reader")
-        id = way.sender.send("shop.fail", "shop", queue=way.runner.queue)
-        assert way.sender.error(id) == way.runner.error(id)
+        task = way.sender.send("shop.fail", "shop", queue=way.runner.queue)
+        assert way.sender.error(task) == way.runner.error(task)
         for side in (way.sender, way.runner):
-            found = side.look(id)
+            found = side.look(task)
             assert found["state"] == "FAILURE"
             assert "ShopError" in found["traceback"]
 

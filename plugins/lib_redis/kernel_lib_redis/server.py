@@ -15,7 +15,7 @@ from kernel import errors
 from kernel_lib_redis.faults import ConnectionLost, connect_fault, fault
 from kernel_lib_redis.link import Command, Link
 from kernel_lib_redis.script import Script
-from kernel_lib_redis.urls import Target, parse
+from kernel_lib_redis.build import Plan
 
 _log = logging.getLogger("kernel.redis")
 

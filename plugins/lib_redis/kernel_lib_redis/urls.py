@@ -1,105 +1,154 @@
-"""Where the server is, from the URLs that Celery users write."""
+"""Where servers are, from the URLs that Celery users write."""
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
-
-import redis.connection as redis_connection
-from redis import exceptions
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kernel import errors
+from kernel_lib_redis.options import URL_OPTIONS, from_text, nearest
 
-_SCHEMES: Final = ("redis", "rediss", "redis+socket", "unix")
-_PASSWORD: Final = re.compile(r"(://[^:@/?#]*):[^@/]*@")
-_SOCKET_OPTIONS: Final = (
-    "socket_timeout",
-    "socket_connect_timeout",
-    "socket_keepalive",
-    "username",
-    "password",
-    "client_name",
-)
-_CERTIFICATES: Final = {"CERT_NONE": "none", "CERT_OPTIONAL": "optional", "CERT_REQUIRED": "required"}
+_EXAMPLE: Final = "redis://user:password@host:6379/0"
+_USERINFO: Final = re.compile(r"^([\w.+-]+://[^:@/?#]*):(?:[^?]*@|(?!\d+(?:[/?#]|$))[^/?#]+)")
+_SECRET: Final = re.compile(r"([?&](?:password|ssl_password|ssl_ca_data)=)[^&;#]*", re.IGNORECASE)
+
+
+class Kind(enum.Enum):
+    """What is at the hosts of a URL."""
+
+    SERVER = "server"
+    SOCKET = "socket"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+_SCHEMES: Final[Mapping[str, tuple[Kind, bool]]] = {
+    "redis": (Kind.SERVER, False),
+    "rediss": (Kind.SERVER, True),
+    "redis+socket": (Kind.SOCKET, False),
+    "socket": (Kind.SOCKET, False),
+    "unix": (Kind.SOCKET, False),
+    "sentinel": (Kind.SENTINEL, False),
+    "redis+cluster": (Kind.CLUSTER, False),
+    "rediss+cluster": (Kind.CLUSTER, True),
+}
+_PORTS: Final = {Kind.SERVER: 6379, Kind.CLUSTER: 6379, Kind.SENTINEL: 26379}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A server: how texts call it (without password), its database, and what redis-py connects with."""
+class Address:
+    """One part of a URL: `options` are those of its query. What it does not name is None."""
 
+    kind: Kind
+    tls: bool
     shown: str
-    db: int
-    factory: Any
-    arguments: Mapping[str, Any]
+    host: str | None = None
+    port: int | None = None
+    path: str = ""
+    db: int | None = None
+    username: str | None = None
+    password: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def connection(self) -> Any:
-        """A connection of redis-py's, not connected."""
-        return self.factory(**self.arguments)
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port, with the usual ones for what is left out."""
+        return self.host or "localhost", self.port or _PORTS[self.kind]
 
 
-def parse(url: str, *, timeout: float, options: Mapping[str, Any] | None = None) -> Target:
-    """The server behind ``redis://``, ``rediss://`` or ``redis+socket://`` (``unix://``).
+def parse(url: str) -> tuple[Address, ...]:
+    """The addresses of a URL, or of several that are joined by ``;``; all of one kind.
 
-    Raises `ImproperlyConfigured` for what is no such URL.
+    Raises `ImproperlyConfigured` for what is no such URL; its text has no password in it.
     """
-    scheme = url.partition(":")[0]
-    shown = mask(url)
-    if scheme not in _SCHEMES:
+    first, *others = [part for part in url.split(";") if part] or [""]
+    scheme = first.partition("://")[0]
+    parts = [first, *(part if "://" in part else f"{scheme}://{part}" for part in others)]
+    addresses = tuple(_parse(part) for part in parts)
+    if len({(address.kind, address.tls) for address in addresses}) > 1:
         raise errors.ImproperlyConfigured(
-            f"{shown!r} is no URL of a Redis server; it begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}"
+            f"{mask(url)!r} mixes kinds of addresses; all parts of one URL begin with the same scheme"
         )
-    try:
-        arguments = _socket_arguments(url) if scheme in ("redis+socket", "unix") else _tcp_arguments(url)
-    except (ValueError, exceptions.RedisError) as exc:
+    if len(addresses) > 1 and addresses[0].kind is Kind.SOCKET:
+        raise errors.ImproperlyConfigured(f"{mask(url)!r} names several sockets; one is the most")
+    return addresses
+
+
+def _parse(url: str) -> Address:
+    scheme, found, _ = url.partition("://")
+    if not found or scheme.lower() not in _SCHEMES:
         raise errors.ImproperlyConfigured(
-            f"{shown!r} cannot be read: {exc}; write redis://user:password@host:6379/0"
-        ) from exc
-    factory = arguments.pop("connection_class", redis_connection.Connection)
-    arguments = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **arguments}
-    arguments.update({name: (options or {})[name] for name in _SOCKET_OPTIONS if (options or {}).get(name) is not None})
-    # Replies of the second protocol are the same on every server that we know, and pub/sub needs no more.
-    arguments.update(protocol=2, decode_responses=False)
-    return Target(shown, int(arguments.get("db") or 0), factory, arguments)
+            f"{mask(url)!r} is no URL of a Redis server; it begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}"
+        )
+    kind, tls = _SCHEMES[scheme.lower()]
+    try:
+        return _address(url, kind, tls)
+    except ValueError as exc:
+        raise errors.ImproperlyConfigured(f"{mask(url)!r} cannot be read: {exc}") from None
 
 
-def _tcp_arguments(url: str) -> dict[str, Any]:
-    path = urlsplit(url).path.strip("/")
-    if path and not path.isdecimal():
-        raise ValueError(f"the database is {path!r}; a number is needed")
-    arguments: dict[str, Any] = {"host": "localhost", "port": 6379, **_parse(url)}
-    if "ssl_cert_reqs" in arguments:
-        arguments["ssl_cert_reqs"] = _CERTIFICATES.get(arguments["ssl_cert_reqs"], arguments["ssl_cert_reqs"])
-    return arguments
+def _address(url: str, kind: Kind, tls: bool) -> Address:
+    parts = urlsplit(url)
+    options = _query(parts.query)
+    db = options.pop("db", None)
+    path = ""
+    if kind is Kind.SOCKET:
+        path = unquote(parts.netloc.rpartition("@")[2] + parts.path)
+        if not path.strip("/"):
+            raise ValueError("a path is needed: redis+socket:///path/to.sock?virtual_host=0")
+    elif (given := unquote(parts.path).strip("/")) != "":
+        if not given.isdecimal():
+            raise ValueError(f"the database is {given!r}, and a number is needed; write {_EXAMPLE}")
+        db = int(given)
+    if kind is Kind.CLUSTER and db:
+        raise ValueError(f"it names database {db}, and a cluster has 0 alone")
+    return Address(
+        kind, tls, mask(url),
+        host=None if kind is Kind.SOCKET else _host(parts.hostname),
+        port=None if kind is Kind.SOCKET else _port(parts.netloc),
+        path=path,
+        db=db,
+        username=unquote(parts.username) if parts.username else options.pop("username", None),
+        password=unquote(parts.password) if parts.password else options.pop("password", None),
+        options=options,
+    )  # fmt: skip
 
 
-def _parse(url: str) -> dict[str, Any]:
-    parse_url: Any = redis_connection.parse_url
-    found: dict[str, Any] = parse_url(url)
+def _host(host: str | None) -> str | None:
+    return unquote(host) if host else None
+
+
+def _port(netloc: str) -> int | None:
+    """Of the part behind the login: an error names nothing else, since the rest may be a piece of a password."""
+    text = netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    if not text:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ValueError(
+            "what stands behind the host is no port; a password with one of : / ? # @ in it is written with "
+            f"%3A %2F %3F %23 %40, as in {_EXAMPLE}"
+        )
+    return int(text)
+
+
+def _query(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        known = "db" if name == "virtual_host" else name
+        if known not in URL_OPTIONS:
+            raise ValueError(f"there is no parameter {name!r}{nearest(name, (*URL_OPTIONS, 'virtual_host'))}")
+        found[known] = from_text(known, text.strip("/") if known == "db" else text)
     return found
 
 
-def _socket_arguments(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    query = parse_qs(parts.query)
-    db = (query.get("virtual_host") or query.get("db") or ["0"])[0].strip("/")
-    if not parts.path or not db.isdecimal():
-        raise ValueError("a path is needed, and a number as virtual_host: redis+socket:///path/to.sock?virtual_host=0")
-    arguments: dict[str, Any] = {
-        "connection_class": redis_connection.UnixDomainSocketConnection,
-        "path": unquote(parts.path),
-        "db": int(db),
-    }
-    if parts.username:
-        arguments["username"] = unquote(parts.username)
-    if password := parts.password or query.get("password", [""])[0]:
-        arguments["password"] = unquote(password)
-    return arguments
-
-
 def mask(url: str) -> str:
-    """The URL without its password, for texts that people read."""
-    masked = _PASSWORD.sub(r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", masked)
+    """The URL without its passwords, for texts that people read."""
+    return ";".join(_SECRET.sub(r"\1***", _mask(part)) for part in url.split(";"))
+
+
+def _mask(part: str) -> str:
+    return _USERINFO.sub(r"\1:***@", part) if "://" in part else part.rpartition("@")[2]
