@@ -241,7 +241,7 @@ class Ours:
             "result": plain(result.result),
             "traceback": result.traceback,
             "children": None if result.children is None else [child.id for child in result.children],
-            "date_done": result.date_done,
+            "date_done": result.date_done and result.date_done.isoformat(),
             **{name: getattr(result, name) for name in ("name", "args", "kwargs", "worker", "retries", "queue")},
             "parent_id": result.parent_id,
         }

@@ -257,10 +257,11 @@ class TestStates:
         value = way.sender.get(task)
         assert way.runner.get(task) == value
         looks = [side.look(task) for side in (way.sender, way.runner)]
+        assert looks[0]["date_done"] == looks[1]["date_done"]
         worker = "theirs@" if way.runner is fleet.theirs else "ours@"
         for look in looks:
             assert look.pop("worker").startswith(worker)
-            assert abs(look.pop("date_done").replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(seconds=60)
+            assert abs(datetime.fromisoformat(look.pop("date_done")) - datetime.now(UTC)) < timedelta(seconds=60)
         expected = {
             "state": "SUCCESS", "result": value, "traceback": None, "children": None, "parent_id": None,
             "name": "shop.echo", "args": [1], "kwargs": {"a": "b"}, "retries": 0, "queue": way.runner.queue,
