@@ -172,7 +172,10 @@ class Children:
 
     def send(self, items: Sequence[Item]) -> bool:
         epoch = self._page.epoch
-        packed = [frames.pack_assignment(item.assignment()) for item in items]
+        packed = [
+            frames.pack_assignment(item.seq, item.delivery, early_ack=item.early_ack, obituary=item.obituary)
+            for item in items
+        ]
         if not self._inbox.send(frames.pack_batch(epoch, packed), block=False):
             return False
         for item in items:
@@ -206,7 +209,9 @@ class Children:
 
     def _understand(self, frame: bytes, listener: Listener) -> None:
         kind = frame[:1]
-        if kind == frames.KIND_END:
+        if kind == frames.KIND_DONE:
+            listener.on_done(*frames.unpack_done(frame))
+        elif kind == frames.KIND_END:
             listener.on_ended(frames.unpack_ending(frame)[1])
         elif kind == frames.KIND_ENDS:
             for single in frames.unpack_endings(frame):

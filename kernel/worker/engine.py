@@ -392,6 +392,25 @@ class Engine:
         )
         self.pump.settle(item, settlement)
 
+    def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
+        settled: dict[str, list[tuple[Item, Settlement]]] = {}
+        for seq, runtime in ends:
+            item = self._ledger.get(seq)
+            if item is None or item.place is not Place.SENT:
+                continue  # as above
+            self.processed += 1
+            item.state = state
+            if task:
+                self._pace.note(task, runtime)
+            if item.acked:
+                self._leave(item)
+                continue
+            self._ledger.move(item, Place.SETTLING)
+            delivery = item.delivery
+            settled.setdefault(delivery.queue, []).append((item, Settlement(delivery, Verdict.ACK)))
+        for queue, pairs in settled.items():
+            self.pump.settle_all(queue, pairs)
+
     def on_dropped(self, seq: int, epoch: int) -> None:
         item = self._ledger.get(seq)
         if item is not None and item.place is Place.SENT and item.epoch == epoch:

@@ -30,6 +30,10 @@ class Listener(Protocol):
 
     def on_ended(self, ending: Ending) -> None: ...
 
+    def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
+        """Ends with nothing but an ACK, of tasks of one name: the number and the runtime of each."""
+        ...
+
     def on_dropped(self, seq: int, epoch: int) -> None:
         """A child did not start a task, since the engine had taken it back."""
         ...

@@ -9,14 +9,17 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from kernel import errors
 from kernel.interfaces.backend import Record
-from kernel.interfaces.broker import Verdict
+from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.worker.assignment import Assignment, Ending, Obituary
 
 _BATCH: Final = struct.Struct("!QH")  # epoch, count
-_ITEM: Final = struct.Struct("!QBHHHHI")  # seq, flags, starts, queue, token, obituary, frame
+# seq, flags, starts, queue, token, obituary, kind of content, properties, headers, body
+_ITEM: Final = struct.Struct("!QBHHHHHHII")
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
+_DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
 _REPORT: Final = struct.Struct("!QH")  # child, topic
 _NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
 
@@ -28,6 +31,7 @@ _TEXT_CHARS: Final = 4000  # twelve bytes each at worst, and 65,535 is what the 
 
 KIND_END: Final = b"E"
 KIND_ENDS: Final = b"M"
+KIND_DONE: Final = b"S"
 KIND_READY: Final = b"R"
 KIND_REPORT: Final = b"P"
 KIND_DROPPED: Final = b"D"
@@ -56,17 +60,33 @@ _RECORD_TEXTS: Final = (
 # assignments ------------------------------------------------------------------------------------------------
 
 
-def pack_assignment(item: Assignment) -> bytes:
-    """One assignment; several are joined by `pack_batch`."""
-    queue, token = item.queue.encode(), item.token.encode()
-    obituary = b""
-    if item.obituary is not None:
-        end = item.obituary
-        obituary = json.dumps([end.state, end.error, end.text[:_TEXT_CHARS], _CODE.get(end.verdict)]).encode()
-    frame = item.message.pack()
-    flags = (_SEEN if item.seen else 0) | (_EARLY if item.early_ack else 0)
-    head = _ITEM.pack(item.seq, flags, min(item.starts, 0xFFFF), len(queue), len(token), len(obituary), len(frame))
-    return b"".join((head, queue, token, obituary, frame))
+def pack_assignment(
+    seq: int, handed: Delivery | Assignment, *, early_ack: bool = False, obituary: Obituary | None = None
+) -> bytes:
+    """One assignment; several are joined by `pack_batch`. Raises `InvalidTaskError` for a message whose content type
+    or properties are over 64 KiB."""
+    message = handed.message
+    end = b""
+    if obituary is not None:
+        words = [obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict)]
+        end = json.dumps(words).encode()
+    parts = (
+        handed.queue.encode(),
+        handed.token.encode(),
+        end,
+        f"{message.content_type}\n{message.content_encoding}".encode(),
+        message.raw_properties,
+        message.raw_headers,
+        message.body,
+    )
+    flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0)
+    try:
+        head = _ITEM.pack(seq, flags, min(handed.starts, 0xFFFF), *map(len, parts))
+    except struct.error as exc:
+        raise errors.InvalidTaskError(
+            f"a part of the message is over what can be handed out (properties and the like: 64 KiB, body: 4 GiB): {exc}"
+        ) from exc
+    return head + b"".join(parts)
 
 
 def pack_batch(epoch: int, items: Sequence[bytes]) -> bytes:
@@ -75,10 +95,9 @@ def pack_batch(epoch: int, items: Sequence[bytes]) -> bytes:
 
 def unpack_batch(frame: bytes, valid: Callable[[], bool] | None = None) -> tuple[int, list[Assignment]]:
     """The epoch and the assignments of a datagram. Raises ValueError on damage."""
-    view = memoryview(frame)
     try:
-        epoch, count = _BATCH.unpack_from(view)
-        return epoch, list(_items(view, count, valid))
+        epoch, count = _BATCH.unpack_from(frame)
+        return epoch, list(_items(frame, count, valid))
     except struct.error as exc:
         raise ValueError(f"damaged datagram of {len(frame)} bytes: {exc}") from exc
 
@@ -94,34 +113,44 @@ def numbers(frame: bytes) -> list[int]:
     return found
 
 
-def _items(view: memoryview, count: int, valid: Callable[[], bool] | None) -> Iterator[Assignment]:
+def _items(frame: bytes, count: int, valid: Callable[[], bool] | None) -> Iterator[Assignment]:
     at = _BATCH.size
     for _ in range(count):
-        seq, flags, starts, n_queue, n_token, n_obituary, n_frame = _ITEM.unpack_from(view, at)
-        at += _ITEM.size
-        queue = str(view[at : at + n_queue], "utf-8")
-        at += n_queue
-        token = str(view[at : at + n_token], "utf-8")
-        at += n_token
-        obituary = _obituary(view[at : at + n_obituary]) if n_obituary else None
-        at += n_obituary
-        message = Message.unpack(view[at : at + n_frame])
-        at += n_frame
+        seq, flags, starts, n_queue, n_token, n_end, n_kind, n_properties, n_headers, n_body = _ITEM.unpack_from(
+            frame, at
+        )
+        token_at = at + _ITEM.size + n_queue
+        end_at = token_at + n_token
+        kind_at = end_at + n_end
+        properties_at = kind_at + n_kind
+        headers_at = properties_at + n_properties
+        body_at = headers_at + n_headers
+        content_type, _, encoding = frame[kind_at:properties_at].decode().partition("\n")
+        message = Message(
+            frame[headers_at:body_at],
+            frame[body_at : body_at + n_body],
+            content_type=content_type,
+            content_encoding=encoding,
+            properties=frame[properties_at:headers_at],
+        )
         yield Assignment(
             seq,
             message,
-            queue,
-            token,
+            frame[at + _ITEM.size : token_at].decode(),
+            frame[token_at:end_at].decode(),
             starts=starts,
             seen=bool(flags & _SEEN),
             early_ack=bool(flags & _EARLY),
-            obituary=obituary,
+            obituary=_obituary(frame[end_at:kind_at]) if n_end else None,
             valid=valid,
         )
+        at = body_at + n_body
+    if at != len(frame):
+        raise ValueError(f"datagram of {len(frame)} bytes announces {at}")
 
 
-def _obituary(text: memoryview) -> Obituary:
-    state, error, reason, verdict = json.loads(bytes(text))
+def _obituary(text: bytes) -> Obituary:
+    state, error, reason, verdict = json.loads(text)
     return Obituary(state, error, reason, None if verdict is None else _VERDICTS[verdict])
 
 
@@ -151,9 +180,43 @@ def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
 
 
 def pack_endings(child: int, endings: Sequence[Ending], *, with_payload: bool) -> bytes:
-    """One ending, or several, as a datagram."""
+    """One ending, or several, as a datagram. The usual ones, of the same task and with nothing but an ACK, take
+    sixteen bytes each."""
+    first = endings[0]
+    if all(_is_plain(ending, first, with_payload) for ending in endings):
+        state, task = first.state.encode(), first.task.encode()[:2000]
+        numbers: list[int | float] = []
+        for ending in endings:
+            numbers += (ending.seq, ending.runtime)
+        head = _DONE.pack(child, len(state), len(task), len(endings))
+        return b"".join((KIND_DONE, head, state, task, struct.pack("!" + "Qd" * len(endings), *numbers)))
     packed = [pack_ending(child, ending, with_payload=with_payload) for ending in endings]
     return packed[0] if len(packed) == 1 else KIND_ENDS + pack_parts(packed)
+
+
+def _is_plain(ending: Ending, first: Ending, with_payload: bool) -> bool:
+    return (
+        ending.verdict is Verdict.ACK
+        and ending.state == first.state
+        and ending.task == first.task
+        and not (ending.reason or ending.delay or ending.charged)
+        and not (with_payload and (ending.records or ending.publications))
+    )
+
+
+def unpack_done(frame: bytes) -> tuple[str, str, list[tuple[int, float]]]:
+    """State and task of the plain endings in a datagram, and the number and runtime of each. Raises ValueError on
+    damage."""
+    try:
+        _, n_state, n_task, count = _DONE.unpack_from(frame, 1)
+        task_at = 1 + _DONE.size + n_state
+        numbers_at = task_at + n_task
+        if numbers_at + 16 * count != len(frame):
+            raise ValueError(f"damaged endings of {len(frame)} bytes, {count} are announced")
+        ends = list(struct.iter_unpack("!Qd", frame[numbers_at:]))
+    except struct.error as exc:
+        raise ValueError(f"damaged endings of {len(frame)} bytes: {exc}") from exc
+    return frame[1 + _DONE.size : task_at].decode(), frame[task_at:numbers_at].decode("utf-8", "replace"), ends
 
 
 def unpack_endings(frame: bytes) -> list[bytes]:

@@ -40,13 +40,12 @@ def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, re
 
 
 def _handler(options: LogOptions) -> logging.Handler:
+    if options.file:
+        return LineHandler(options.file)
     try:
-        error_output = sys.__stderr__.fileno() if sys.__stderr__ is not None else None
-    except (OSError, ValueError):
-        error_output = None
-    if options.file or error_output is not None:
-        return LineHandler(options.file or error_output)
-    return logging.StreamHandler(sys.__stderr__)
+        return LineHandler(sys.__stderr__.fileno())  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):  # none, or none that the system knows
+        return logging.StreamHandler(sys.__stderr__)
 
 
 def _formatter(options: LogOptions, settings: Mapping[str, Any]) -> logging.Formatter:

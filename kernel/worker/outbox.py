@@ -12,8 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from kernel import errors, states
 from kernel.interfaces.backend import Record, StoreState
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kernel.worker")
 
 _HOLD_SECONDS: Final = 0.001
+_SOON_SECONDS: Final = 0.002
+_LATE_SECONDS: Final = 0.01
+"""When the thread looks for ends that the next task keeps waiting. A thread that woke more often would take the
+interpreter from the tasks themselves."""
 _BATCH: Final = 64
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
@@ -38,8 +41,7 @@ Resume = Callable[[int, Record], Ending | None]
 Deliver = Callable[[Sequence[Ending]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     ending: Ending
     early: bool
     direct: bool
@@ -79,12 +81,14 @@ class Outbox:
         self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
+        self._hurry = threading.Event()
         self._closed = False
         self._flusher: threading.Thread | None = None
         self._oldest = 0.0
 
     def add(self, ending: Ending, *, more_soon: bool, early_ack: bool = False) -> None:
-        """Carry out `ending`, now or, when `more_soon`, within about a millisecond.
+        """Carry out `ending`, now or, when `more_soon`, within about a millisecond (ten behind a task that should
+        have been short and is not).
 
         A message that was acknowledged early has no settlement left that its records could travel with.
         """
@@ -100,7 +104,7 @@ class Outbox:
             self._held(ending.seq)
         self._pending.append(_Entry(ending, early_ack, direct))
         if more_soon and len(self._pending) < _BATCH and time.monotonic() - self._oldest < _HOLD_SECONDS:
-            self.flush_soon()
+            self._see_to_it()
             return
         self.flush()
 
@@ -114,8 +118,12 @@ class Outbox:
 
     def flush_soon(self) -> None:
         """The same within about two milliseconds, on a thread: for callers that must not wait for a server."""
-        if not self._pending:
-            return
+        if self._pending:
+            self._hurry.set()
+            self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Have the thread look at what is pending now, in case nobody else does."""
         if self._flusher is None:
             self._flusher = threading.Thread(target=self._flush_late, name="kernel-outbox", daemon=True)
             self._flusher.start()
@@ -126,6 +134,7 @@ class Outbox:
         """Flush, and end the thread."""
         self.flush()
         self._closed = True
+        self._hurry.set()
         self._left.set()
         if self._flusher is not None:
             self._flusher.join(timeout=5)
@@ -216,7 +225,9 @@ class Outbox:
         while not self._closed:
             self._left.wait()
             self._left.clear()
-            time.sleep(2 * _HOLD_SECONDS)
+            if self._hurry.wait(_LATE_SECONDS):
+                self._hurry.clear()
+                time.sleep(_SOON_SECONDS)
             if self._pending and not self._closed:
                 self.flush()
 

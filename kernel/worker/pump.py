@@ -117,6 +117,12 @@ class Pump:
         self._busy_queues[item.delivery.queue] = time.monotonic()
         self.kick()
 
+    def settle_all(self, queue: str, pairs: Sequence[tuple[Item, Settlement]]) -> None:
+        """The same for several of one queue."""
+        self._settlements.extend(queue, pairs)
+        self._busy_queues[queue] = time.monotonic()
+        self.kick()
+
     def begin(self, item: Item) -> None:
         """Record the start of a message that was seen before."""
         self._starts.append(item)

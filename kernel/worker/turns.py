@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,11 @@ class Turns(Generic[T]):
         with self._lock:
             self._lines.setdefault(key, deque()).append(item)
             self._length += 1
+
+    def extend(self, key: str, items: Sequence[T]) -> None:
+        with self._lock:
+            self._lines.setdefault(key, deque()).extend(items)
+            self._length += len(items)
 
     def take(self, limit: int) -> list[T]:
         """Up to `limit` items, one of each key in turn."""

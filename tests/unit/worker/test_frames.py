@@ -34,7 +34,8 @@ def test_assignments_come_out_as_they_went_in(rows: list[tuple[int, bytes, str, 
         Assignment(seq, message(body), queue, "tok", starts=2, seen=flag, early_ack=not flag)
         for seq, body, queue, flag in rows
     ]
-    epoch, back = frames.unpack_batch(frames.pack_batch(7, [frames.pack_assignment(item) for item in items]))
+    packed = [frames.pack_assignment(item.seq, item, early_ack=item.early_ack) for item in items]
+    epoch, back = frames.unpack_batch(frames.pack_batch(7, packed))
     assert epoch == 7
     assert [(a.seq, a.message, a.queue, a.token, a.starts, a.seen, a.early_ack) for a in back] == [
         (a.seq, a.message, a.queue, a.token, a.starts, a.seen, a.early_ack) for a in items
@@ -43,8 +44,8 @@ def test_assignments_come_out_as_they_went_in(rows: list[tuple[int, bytes, str, 
 
 def test_an_obituary_travels() -> None:
     end = Obituary("FAILURE", "WorkerLostError", "died ☠", Verdict.DEAD)
-    item = Assignment(1, message(), "q", "t", obituary=end)
-    _, (back,) = frames.unpack_batch(frames.pack_batch(0, [frames.pack_assignment(item)]))
+    packed = frames.pack_assignment(1, Assignment(1, message(), "q", "t"), obituary=end)
+    _, (back,) = frames.unpack_batch(frames.pack_batch(0, [packed]))
     assert back.obituary == end
 
 
