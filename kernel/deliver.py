@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
-from kernel.interfaces.broker import PublishState, QueueSpec
+from kernel.interfaces.broker import STORED, PublishState, QueueSpec
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -76,9 +76,12 @@ class Delivering:
 
     def deliver(self, publications: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
         """One answer for each: None when it is stored, or the error."""
-        answers: list[BaseException | None] = []
-        for batch in _batches(publications):
-            answers.extend(self._deliver_batch(batch, policy))
+        if len(publications) == 1:
+            answers = self._deliver_batch(publications, policy)
+        else:
+            answers = []
+            for batch in _batches(publications):
+                answers.extend(self._deliver_batch(batch, policy))
         observers = self._app.extensions.hot.kernel_publish_end
         if observers:
             for publication, answer in zip(publications, answers, strict=True):
@@ -116,6 +119,8 @@ class Delivering:
             return exc
         if len(outcomes) != len(chosen):
             raise RuntimeError(f"the broker answered {len(outcomes)} outcomes for {len(chosen)} messages")
+        if all(outcome is STORED for outcome in outcomes):
+            return None
         unknown: list[int] = []
         reason = ""
         for index, outcome in zip(tuple(pending), outcomes, strict=True):
@@ -130,6 +135,8 @@ class Delivering:
     def _declare(self, batch: Sequence[Publication]) -> None:
         """Make the queues exist that this process has not sent to before."""
         declared = self._app.opened.declared_queues
+        if len(batch) == 1 and batch[0].queue in declared:
+            return
         new = {publication.queue for publication in batch} - declared
         if new:
             self._app.broker.declare([QueueSpec(name) for name in sorted(new)])

@@ -23,11 +23,13 @@ class Message:
     `headers` is a dictionary of JSON values; given as UTF-8 JSON text it is parsed at first use, so that a
     message can pass through without being read. `properties` holds what AMQP calls message properties
     (`correlation_id`, `reply_to`, `priority`, `delivery_mode`, `expiration`); JSON text of them is parsed at first
-    use, too, and text that is no object stands for none.
+    use, too, and text that is no object stands for none. `known_id` is for who wrote both texts itself: they are
+    sound, and this is the task's id and the correlation id in them.
     """
 
     __slots__ = (
         "_headers",
+        "_known_id",
         "_properties",
         "_raw_headers",
         "_raw_properties",
@@ -44,7 +46,9 @@ class Message:
         content_type: str,
         content_encoding: str = "utf-8",
         properties: Mapping[str, Any] | bytes | str | None = None,
+        known_id: str = "",
     ) -> None:
+        self._known_id = known_id
         self._headers: dict[str, Any] | None
         self._raw_headers: bytes | str | None
         if isinstance(headers, bytes | str):
@@ -71,6 +75,11 @@ class Message:
             self._headers = _parse_headers(self._raw_headers or b"")
         return self._headers
 
+    def check(self) -> None:
+        """Raises `InvalidTaskError` when the headers are text that is not a JSON object."""
+        if not self._known_id:
+            _ = self.headers
+
     @property
     def raw_headers(self) -> bytes:
         """The headers as UTF-8 JSON; the text that arrived, when nobody changed it."""
@@ -87,6 +96,13 @@ class Message:
             self._properties = _parse_properties(self._raw_properties or b"")
             self._raw_properties = None  # the dictionary may be changed from now on
         return self._properties
+
+    @property
+    def correlation_id(self) -> str | None:
+        """That of the properties; for a message of a call, the id of its task."""
+        if self._properties is None and self._known_id:
+            return self._known_id
+        return self.properties.get("correlation_id")
 
     @property
     def raw_properties(self) -> bytes:

@@ -34,6 +34,8 @@ SETTINGS: Final = (
 
 fingerprint: Final[Callable[[Settings], tuple[Any, ...]]] = attrgetter(*SETTINGS)
 
+NO_KWARGS: Final = '"{}"'
+
 # What a plan knows by itself; other defaults of a task (an expiry, an exchange) make each call be worked out.
 _PLAIN_DEFAULTS: Final = frozenset(
     {"queue", "priority", "serializer", "delivery_mode", "time_limit", "soft_time_limit", "ignore_result"}
@@ -94,7 +96,9 @@ class Plan:
         self._body = codec.dumps
         self._content_type = codec.content_type
         self._encoding = codec.content_encoding
-        self._properties = properties(reply_to, persistent=self.persistent, priority=self.priority)
+        known = properties(reply_to, persistent=self.persistent, priority=self.priority)
+        del known["correlation_id"]
+        self._properties = f",{json.dumps(known, separators=(',', ':'))[1:]}"
         limits = [options.get("time_limit"), options.get("soft_time_limit")]
         # The text is cut where the values of one call go in, so that a call costs one concatenation.
         self._head = f'{{"lang":"py","task":{quote(name)},"id":'
@@ -111,20 +115,21 @@ class Plan:
         """The message of a call without options. Raises `EncodeError`."""
         body = self._body((args, kwargs if kwargs.__class__ is dict else dict(kwargs), EMPTY_EMBED))
         depth = self.depth
+        quoted = quote(task_id)
         headers = (
-            f'{self._head}{quote(task_id)},"root_id":{quote(root_id)},'
+            f'{self._head}{quoted},"root_id":{quoted if root_id is task_id else quote(root_id)},'
             f'"parent_id":{"null" if parent_id is None else quote(parent_id)},'
             f'"argsrepr":{quote(args_repr(args, depth=depth))},'
-            f'"kwargsrepr":{quote(kwargs_repr(kwargs, depth=depth))}{self._tail}'
+            f'"kwargsrepr":{quote(kwargs_repr(kwargs, depth=depth)) if kwargs else NO_KWARGS}{self._tail}'
         )
         message = Message(
             headers,
             body,
             content_type=self._content_type,
             content_encoding=self._encoding,
-            properties=self._properties,
+            properties=f'{{"correlation_id":{quoted}{self._properties}',
+            known_id=task_id,
         )
-        message.properties["correlation_id"] = task_id
         return Publication(message, self.queue, priority=self.priority, persistent=self.persistent)
 
 

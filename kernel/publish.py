@@ -40,6 +40,7 @@ class Publisher:
         self._app = app
         self._plans: dict[str, Plan] = {}
         self._delivering = Delivering(app)
+        self._policy: tuple[Mapping[str, Any], RetryPolicy] = ({}, RetryPolicy.of({}, None))
 
     # --- making messages ------------------------------------------------------------------------------------
 
@@ -320,8 +321,21 @@ class Publisher:
         """`send`, with one answer for each: None when it is stored, or why it is not."""
         conf = self._app.conf
         retry = conf.task_publish_retry if retry is None else retry
-        rules = RetryPolicy.of(conf.task_publish_retry_policy, policy) if retry else RetryPolicy.once()
+        if not retry:
+            rules = RetryPolicy.once()
+        elif policy is None:
+            rules = self._usual_policy(conf.task_publish_retry_policy)
+        else:
+            rules = RetryPolicy.of(conf.task_publish_retry_policy, policy)
         return self._delivering.deliver(publications, rules)
+
+    def _usual_policy(self, setting: Mapping[str, Any]) -> RetryPolicy:
+        """That of the settings, worked out when they change."""
+        known, rules = self._policy
+        if known != setting:
+            rules = RetryPolicy.of(setting, None)
+            self._policy = dict(setting), rules
+        return rules
 
     def stop(self) -> None:
         """End every pause between attempts: whoever waits gets the error of the last one."""

@@ -73,7 +73,7 @@ class Calls:
         ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
         app = self._app
         results: list[AsyncResult[Any]] = [
-            AsyncResult(publication.message.properties["correlation_id"], None, name, app, ignored=ignored)
+            AsyncResult(_task_id(publication), None, name, app, ignored=ignored)
             for publication in publications
         ]
         parent = self._parent(options)
@@ -96,7 +96,7 @@ class Calls:
         publisher = self._app.publisher
         publication = publisher.prepare(Call(name, args or (), kwargs or {}, options))
         publisher.send((publication,), **_retrying(options))
-        task_id = publication.message.properties["correlation_id"]
+        task_id = _task_id(publication)
         result: AsyncResult[Any] = AsyncResult(
             task_id, None, name, self._app, ignored=bool(options.get("ignore_result"))
         )
@@ -118,7 +118,7 @@ class Calls:
     def _result(self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
         ignore = options.get("ignore_result") if options else None
         result: AsyncResult[Any] = AsyncResult(
-            publication.message.properties["correlation_id"],
+            _task_id(publication),
             None,
             task.name,
             self._app,
@@ -175,6 +175,10 @@ def _arguments(item: Any) -> tuple[Any, Any]:
         f"map_delay takes tuples of arguments, dictionaries of keyword arguments or (args, kwargs); got {item!r:.60}; "
         "write (item,) for a single argument"
     )
+
+
+def _task_id(publication: Publication) -> str:
+    return publication.message.correlation_id or publication.message.id
 
 
 def _has_shadow(task: Task[..., Any]) -> bool:
