@@ -248,6 +248,14 @@ class Codecs:
         setting = "accept_content" if self._same else "result_accept_content"
         return self._accepted_codec(content_type, self.accepted_results(), setting).loads(data)
 
+    def press_result(self, data: bytes) -> tuple[bytes, str] | None:
+        """`data` compressed as `result_compression` says, and its content type; None when that is not set, and for
+        more than `limit` bytes, which nobody would inflate. Raises `DriverError`."""
+        if self.result_compression is None or len(data) > self.limit:
+            return None
+        press = self.compressor(self.result_compression)
+        return press.compress(data), press.content_type
+
 
 def _triple(value: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """The three parts of a decoded body, if that is what it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel import drivers
@@ -85,7 +86,7 @@ class Opened:
                 driver = drivers.load("backends", config.url, choices=app.conf.drivers)
                 if app.addresses.embedded is not None:
                     make_room(app.addresses.embedded)
-                backend: Backend = driver(config)
+                backend: Backend = driver(replace(config, codecs=app.codecs))
                 backend.open()
                 self._backend = backend
             return self._backend

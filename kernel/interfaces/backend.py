@@ -13,9 +13,34 @@ from kernel.interfaces.setting import Setting
 INTERFACE = (1, 0)
 
 
+@runtime_checkable
+class ResultCodecs(Protocol):
+    """What a backend asks of its app where a whole record is one document in the app's own format, as Celery has
+    it. Whoever may not be read by the app's settings is not read here either."""
+
+    def encode_result(self, value: Any, serializer: str | None = None) -> tuple[bytes, str, str]:
+        """``(data, content_type, content_encoding)``; `serializer` is a name or a content type. Raises
+        `EncodeError`."""
+        ...
+
+    def decode_result(self, data: bytes, content_type: str, content_encoding: str = "utf-8") -> Any:
+        """Raises `ContentDisallowed` before anything is decoded, and `DecodeError`."""
+        ...
+
+    def press_result(self, data: bytes) -> tuple[bytes, str] | None:
+        """`data` compressed as `result_compression` says, and its content type; None where that is not set, or
+        `data` too large to be inflated again. Raises `DriverError`."""
+        ...
+
+    def inflate(self, data: bytes, content_type: object) -> bytes:
+        """Raises `PayloadTooLarge` and `DecodeError`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
-    """What a backend is built from. `expires` is `result_expires` in seconds (None: never)."""
+    """What a backend is built from. `expires` is `result_expires` in seconds (None: never); `codecs` are those of
+    the app, where there is one."""
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -23,6 +48,7 @@ class BackendConfig:
     expires: float | None = 86400.0
     timeout: float = 4.0
     app_name: str = "kernel"
+    codecs: ResultCodecs | None = None
 
 
 @dataclass(frozen=True, slots=True)

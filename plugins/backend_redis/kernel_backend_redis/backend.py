@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from kernel_backend_redis import documents, scripts
+from kernel_backend_redis.formats import Formats
+from kernel_backend_redis.watch import Hub, RedisWatch
 from kernel_lib_redis import RedisServer, fault
 
 from kernel import errors
 from kernel.interfaces import backend as api
-from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome, StoreState
+from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome, StoreState, replaces
 from kernel.interfaces.setting import Setting
-from kernel_backend_redis import documents, scripts
-from kernel_backend_redis.watch import Hub, RedisWatch
 
 _BATCH: Final = 200
 _BYTES: Final = 1024 * 1024
 """What one script stores: other clients wait meanwhile."""
+_SWAPS: Final = 10
 
 
 class RedisBackend:
-    """Results in Redis. The options are in the README.
-
-    A record that Celery wrote in another format than JSON is one that cannot be read, and counts as none.
-    """
+    """Results in Redis. The options are in the README."""
 
     interface = api.INTERFACE
     # States in between that were stored while a watch was being set up, or its connection was down, are not told.
@@ -35,9 +35,11 @@ class RedisBackend:
         self._server = RedisServer(config.url, timeout=config.timeout, options=config.options)
         # At least a millisecond: 0 means for ever.
         self._lifetime = 0 if config.expires is None else max(1, round(config.expires * 1000))
-        self._hub = Hub(self._server, self._key)
+        self._formats = Formats(config.codecs)
+        self._hub = Hub(self._server, self._key, self._formats.decode)
 
     def open(self) -> None:
+        self._formats.check()
         self._server.open()
 
     def close(self) -> None:
@@ -65,7 +67,9 @@ class RedisBackend:
             own = (words[4::4] for words in parts)
             replies = [_own(reply, list(mine)) for reply, mine in zip(replies, own, strict=True)]
         flat = [answer for reply in replies for answer in reply]
-        return [_outcome(record, answer) for record, answer in zip(batch, flat, strict=True)]
+        return [
+            WON if answer == 0 else self._refused(record, answer) for record, answer in zip(batch, flat, strict=True)
+        ]
 
     def _parts(self, batch: Sequence[Record]) -> Iterator[list[object]]:
         words: list[object] = [self._lifetime]
@@ -74,7 +78,7 @@ class RedisBackend:
             if len(words) > _BATCH * 4 or size > _BYTES:
                 yield words
                 words, size = [self._lifetime], 0
-            document = documents.encode(record)
+            document = self._formats.encode(record)
             words += [self._key(record.id).encode("utf-8", "surrogatepass"), _text(record.state)]
             words += [record.attempt, document]
             size += len(document)
@@ -88,13 +92,29 @@ class RedisBackend:
                 raise fault(reply, self._server.shown) from reply
         return replies
 
+    def _refused(self, record: Record, answer: bytes | None) -> StoreOutcome:
+        """What became of a record that the script did not store. A document that only we can read may have to give
+        way, and does so if it is still the same."""
+        for _ in range(_SWAPS):
+            standing = self._formats.decode(record.id, answer or b"")
+            if not answer or answer[:1] == b"{":
+                return StoreOutcome(StoreState.STANDING, standing)
+            if standing is not None and not replaces(record.state, record.attempt, standing.state, standing.attempt):
+                return StoreOutcome(StoreState.STANDING, standing)
+            key, document = self._key(record.id).encode("utf-8", "surrogatepass"), self._formats.encode(record)
+            digest = hashlib.sha1(answer, usedforsecurity=False).hexdigest()
+            answer = self._server.script(scripts.SWAP, key, digest, document, self._lifetime)
+            if answer in (0, document):
+                return WON
+        raise errors.BackendStoreError(f"the record of {record.id} changes too fast to be replaced", task_id=record.id)
+
     def load(self, ids: Sequence[str]) -> Sequence[Record | None]:
         found: list[Record | None] = []
         for start in range(0, len(ids), _BATCH):
             part = ids[start : start + _BATCH]
             raws = self._server.call("MGET", *(self._key(each).encode("utf-8", "surrogatepass") for each in part))
             found += [
-                None if raw is None else documents.decode(each, raw) for each, raw in zip(part, raws, strict=True)
+                None if raw is None else self._formats.decode(each, raw) for each, raw in zip(part, raws, strict=True)
             ]
         return found
 
@@ -143,9 +163,3 @@ def _text(state: str) -> bytes:
 
 def _own(reply: Sequence[Any], documents_sent: Sequence[object]) -> list[Any]:
     return [0 if answer == sent else answer for answer, sent in zip(reply, documents_sent, strict=True)]
-
-
-def _outcome(record: Record, answer: Any) -> StoreOutcome:
-    if answer == 0:
-        return WON
-    return StoreOutcome(StoreState.STANDING, documents.decode(record.id, answer or b""))

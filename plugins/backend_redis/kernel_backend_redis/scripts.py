@@ -7,7 +7,8 @@ from typing import Final
 from kernel_lib_redis import Script
 
 # ARGV: milliseconds to live (0: for ever); then of each record its key, state, attempt and document.
-# Answers for each 0 when it was stored, or the document that stands.
+# Answers for each 0 when it was stored, or the document that stands: also one that cannot be read here, since it is
+# compressed or no JSON, and may have to give way (see SWAP).
 STORE: Final = Script(
     r"""
 local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
@@ -16,6 +17,7 @@ local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
 local function standing(key)
   local head = redis.call('GETRANGE', key, 0, 160)
   if head == '' then return nil, 0 end
+  if string.byte(head) ~= 123 then return '\0', 0 end
   local state = string.match(head, '^{"status": "([^"\\]*)", ')
   if state then
     return state, tonumber(string.match(head, '^{"status": "[^"\\]*", "kernel_attempt": (%d+)') or 0)
@@ -32,7 +34,7 @@ for i = 2, #ARGV, 4 do
   local key, attempt = ARGV[i], tonumber(ARGV[i + 2])
   local state, before = standing(key)
   local wins = not state
-    or (state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state]))
+    or (state ~= '\0' and state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state]))
   if wins then
     if ARGV[1] == '0' then
       redis.call('SET', key, ARGV[i + 3])
@@ -46,6 +48,22 @@ for i = 2, #ARGV, 4 do
   end
 end
 return out
+"""
+)
+
+# ARGV: key, digest of the document that may be replaced, document, milliseconds to live (0: for ever).
+# Answers 0 when it was stored, or the document that stands.
+SWAP: Final = Script(
+    r"""
+local standing = redis.call('GET', ARGV[1])
+if standing and redis.sha1hex(standing) ~= ARGV[2] then return standing end
+if ARGV[4] == '0' then
+  redis.call('SET', ARGV[1], ARGV[3])
+else
+  redis.call('SET', ARGV[1], ARGV[3], 'PX', ARGV[4])
+end
+redis.call('PUBLISH', ARGV[1], ARGV[3])
+return 0
 """
 )
 

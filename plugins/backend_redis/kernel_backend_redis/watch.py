@@ -14,7 +14,6 @@ from kernel_lib_redis import Event, Listener, RedisServer
 
 from kernel import errors
 from kernel.interfaces.backend import Record, replaces
-from kernel_backend_redis import documents
 
 _log = logging.getLogger("kernel.redis")
 
@@ -92,9 +91,12 @@ class RedisWatch:
 class Hub:
     """Who waits for which id, and the thread that listens for all of them while anybody does."""
 
-    def __init__(self, server: RedisServer, key: Callable[[str], str]) -> None:
+    def __init__(
+        self, server: RedisServer, key: Callable[[str], str], decode: Callable[[str, bytes], Record | None]
+    ) -> None:
         self._server = server
         self._key = key
+        self._decode = decode
         self._lock = threading.Lock()
         self._watches: set[RedisWatch] = set()
         self._waiting: dict[bytes, tuple[str, set[RedisWatch]]] = {}
@@ -211,7 +213,7 @@ class Hub:
             told = [*watches]
         if not told:
             return
-        record = documents.decode(task_id, raw)
+        record = self._decode(task_id, raw)
         if record is not None:
             checksum = zlib.crc32(raw)
             for watch in told:
