@@ -1,0 +1,80 @@
+"""Bytes to a server and replies from it, on the socket that a connection of redis-py's opened."""
+
+from __future__ import annotations
+
+import select
+from typing import Any, Final
+
+from hiredis import Reader
+from redis import exceptions
+
+_ROOM: Final = 64 * 1024
+_MORE: Final = object()
+
+
+class Wire:
+    """Speaks over the socket of a connected connection, which is not asked to speak any more.
+
+    What redis-py does around each command (retries, health checks, metrics, pushes of the third protocol) costs more
+    than the command, and belongs to connections that heal themselves; ours are thrown away. For one thread at a
+    time. Raises redis-py's exceptions and OSError; replies are bytes, numbers, lists and None.
+    """
+
+    __slots__ = ("_buffer", "_poller", "_reader", "_sock", "_timeout")
+
+    def __init__(self, connection: Any) -> None:
+        self._sock: Any = connection._get_socket()
+        if self._sock is None:
+            raise exceptions.ConnectionError("the connection is not open")
+        self._timeout: float | None = connection.socket_timeout
+        self._reader: Any = Reader(
+            protocolError=exceptions.InvalidResponse,
+            replyError=connection._parser.parse_error,
+            notEnoughData=_MORE,
+        )
+        self._buffer = bytearray(_ROOM)
+        self._poller = select.poll()
+        self._poller.register(self._sock, select.POLLIN)
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The next reply; errors are raised. `timeout` in seconds, of the connection when None."""
+        reply = self._reader.gets()
+        if reply is _MORE:
+            reply = self._read() if timeout is None else self._read_within(timeout)
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    def _read_within(self, timeout: float) -> Any:
+        self._sock.settimeout(timeout)
+        try:
+            return self._read()
+        finally:
+            self._sock.settimeout(self._timeout)
+
+    def _read(self) -> Any:
+        receive, reader, buffer = self._sock.recv_into, self._reader, self._buffer
+        while True:
+            count = receive(buffer)
+            if not count:
+                raise exceptions.ConnectionError("the server closed the connection")
+            reader.feed(buffer, 0, count)
+            reply = reader.gets()
+            if reply is not _MORE:
+                return reply
+
+    def readable(self) -> bool:
+        """Whether something waits to be read, or the connection was closed."""
+        if self._reader.has_data():
+            return True
+        if self._sock.fileno() < 0:
+            return True  # and its number may be another's by now
+        pending = getattr(self._sock, "pending", None)
+        return bool((pending is not None and pending()) or self._poller.poll(0))
+
+    def fileno(self) -> int:
+        """-1 when it was closed."""
+        return int(self._sock.fileno())
