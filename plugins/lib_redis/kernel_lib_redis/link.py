@@ -11,6 +11,7 @@ from kernel import errors
 from kernel_lib_redis.faults import connect_fault, fault, is_away
 from kernel_lib_redis.script import Script
 from kernel_lib_redis.urls import Target
+from kernel_lib_redis.wire import Wire
 
 Command = tuple[object, ...]
 
@@ -29,6 +30,7 @@ class Link:
         self._connection: Any = target.connection()
         try:
             self._connection.connect()
+            self._wire = Wire(self._connection)
         except (exceptions.RedisError, OSError) as exc:
             self.close()
             raise connect_fault(exc, self.shown) from exc
@@ -73,12 +75,13 @@ class Link:
 
     def send(self, commands: Sequence[Command]) -> None:
         """Without waiting for answers."""
+        pack = self._connection.pack_command
+        self.send_packed(b"".join([part for command in commands for part in pack(*command)]))
+
+    def send_packed(self, data: bytes) -> None:
+        """Commands in the words of the protocol, without waiting for answers."""
         try:
-            connection = self._connection
-            if len(commands) == 1:
-                connection.send_packed_command(connection.pack_command(*commands[0]), check_health=False)
-            else:
-                connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            self._wire.send(data)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
             self.close()
             raise fault(exc, self.shown) from exc
@@ -86,9 +89,7 @@ class Link:
     def receive(self, timeout: float | None = None) -> Any:
         """The next answer. Raises redis-py's `ResponseError` for one that is an error."""
         try:
-            if timeout is None:
-                return self._connection.read_response(disable_decoding=True)
-            return self._connection.read_response(disable_decoding=True, timeout=timeout)
+            return self._wire.receive(timeout)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
             if isinstance(exc, exceptions.ResponseError):
                 raise
@@ -104,15 +105,15 @@ class Link:
     def readable(self) -> bool:
         """Whether something waits to be read, or the connection was closed."""
         try:
-            return bool(self._connection.can_read(0))
+            return self._wire.readable()
         except (exceptions.RedisError, OSError):
             return True
 
     def fileno(self) -> int:
-        sock = self._connection._get_socket()
-        if sock is None:
+        number = self._wire.fileno()
+        if number < 0:
             raise errors.OperationalError(f"the connection to {self.shown} is closed")
-        return int(sock.fileno())
+        return number
 
     def close(self) -> None:
         self.broken = True
