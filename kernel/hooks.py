@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 import pluggy
 
@@ -117,6 +117,15 @@ class Finding:
     level: Literal["ok", "warn", "fail"]
     text: str
     remedy: str = ""
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A broker or result backend that has something to say to ``kernel doctor``. Optional for drivers."""
+
+    def findings(self) -> Sequence[Finding]:
+        """What is right and wrong with the server behind it, which is open. Raises nothing of the server's."""
+        ...
 
 
 class WorkerInfo(Protocol):

@@ -82,6 +82,7 @@ class Addresses:
         conf.declare(driver.settings, f"the result backend {url.partition(':')[0]}")
         return BackendConfig(
             url=url,
+            options=conf.result_backend_transport_options,
             settings=conf.driver_values(driver.settings),
             expires=conf.result_expires or None,
             timeout=conf.broker_connection_timeout,

@@ -18,7 +18,7 @@ from kernel import drivers, errors
 from kernel.drivers import entrypoints
 from kernel.drivers.entrypoints import canonical
 from kernel.extensions.sources import GROUP
-from kernel.hooks import Finding
+from kernel.hooks import Examined, Finding
 from kernel.worker.status import read_statuses
 
 if TYPE_CHECKING:
@@ -262,6 +262,17 @@ def _opens(app: Kernel, part: str) -> Iterator[Finding]:
         shown = app.addresses.broker_shown if part == "broker" else type(opened).__name__
         took = (time.perf_counter() - started) * 1000
         yield Finding(_PART[part], "ok", f"{shown} opened in {took:.0f} ms{said}")
+        yield from _examined(opened, part)
+
+
+def _examined(opened: Any, part: str) -> Iterator[Finding]:
+    """What a driver says of its server."""
+    if not isinstance(opened, Examined):
+        return
+    try:
+        yield from opened.findings()
+    except Exception as exc:
+        yield Finding(_PART[part], "warn", f"its findings failed: {type(exc).__name__}: {exc}", "a fault of the driver")
 
 
 _PART: Final = {"broker": "broker", "backend": "result backend"}

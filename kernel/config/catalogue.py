@@ -171,6 +171,7 @@ RESULTS: Final = (
     Setting("result_expires", "seconds", 86400, "Age at which results are deleted; None or 0: never.", True),
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),
+    Setting("result_backend_transport_options", "dict", {}, "Options of the result backend's driver."),
 )
 
 DATABASE: Final = (
@@ -186,6 +187,54 @@ DATABASE: Final = (
     Setting("database_table_schemas", "dict", None, "`{'task': schema, 'group': schema}`.", True),
     Setting("database_table_names", "dict", None, "`{'task': name, 'group': name}`.", True),
     Setting("database_create_tables_at_setup", "bool", True, "Create tables at start, not at first use."),
+)
+
+REDIS: Final = (
+    Setting("redis_backend_use_ssl", "any", None, "TLS of the Redis backend: True, or its options.", True),
+    Setting(
+        "redis_backend_health_check_interval",
+        "seconds",
+        None,
+        "Idle connections are checked before use after so long; 25 s by default, 0: never.",
+        True,
+    ),
+    Setting(
+        "redis_backend_credential_provider",
+        "any",
+        None,
+        "A `redis.CredentialProvider`, its class, or the path of either.",
+        True,
+    ),
+    Setting("redis_client_name", "str", None, "Name of the connections, as `CLIENT LIST` shows it.", True),
+    Setting("redis_host", "str", None, "Host when the URL names none.", True),
+    Setting("redis_port", "int", None, "Port when the URL names none.", True),
+    Setting("redis_db", "int", None, "Database when the URL names none.", True),
+    Setting("redis_username", "str", None, "User when the URL has no login.", True),
+    Setting("redis_password", "str", None, "Password when the URL has no login.", True, secret=True),
+    Setting(
+        "redis_max_connections", "int", None, "Most connections in use at once; without, as many as threads.", True
+    ),
+    Setting(
+        "redis_socket_timeout",
+        "seconds",
+        None,
+        "Longest wait for an answer; `broker_connection_timeout` without.",
+        True,
+    ),
+    Setting(
+        "redis_socket_connect_timeout",
+        "seconds",
+        None,
+        "Longest wait for a connection; `broker_connection_timeout` without.",
+        True,
+    ),
+    Setting(
+        "redis_retry_on_timeout",
+        "bool",
+        False,
+        "Kept without effect: what may be repeated is repeated after a timeout anyway.",
+    ),
+    Setting("redis_socket_keepalive", "bool", None, "TCP keepalive; on unless it is False.", True),
 )
 
 BROKER: Final = (
@@ -206,6 +255,7 @@ BROKER: Final = (
         {},
         "Options of the broker driver; `visibility_timeout` means `worker_lease`.",
     ),
+    Setting("broker_use_ssl", "any", False, "TLS: True, or its options."),
     Setting("broker_connection_timeout", "seconds", 4, "Time to connect, and the deadline of one call."),
     Setting("broker_connection_retry", "bool", True, "Connect again when the connection is lost."),
     Setting(
@@ -289,18 +339,20 @@ WORKER: Final = (
     Setting("worker_task_log_format", "str", TASK_LOG_FORMAT, "Format of log lines of tasks."),
 )
 
-SERVED: Final = PLUGINS + GENERAL + TASKS + RESULTS + DATABASE + BROKER + WORKER
+SERVED: Final = PLUGINS + GENERAL + TASKS + RESULTS + DATABASE + REDIS + BROKER + WORKER
 
 FIXED_WHILE_OPEN: Final = frozenset(
     {
         *(setting.name for setting in PLUGINS),
         *(setting.name for setting in BROKER),
         *(setting.name for setting in DATABASE),
+        *(setting.name for setting in REDIS),
         "accept_content",
         "data",
         "max_body",
         "result_accept_content",
         "result_backend",
+        "result_backend_transport_options",
         "result_expires",
     }
 )

@@ -20,6 +20,7 @@ _SECTIONS: Final[Sequence[tuple[str, tuple[Setting, ...]]]] = (
     ("Tasks", config_catalogue.TASKS),
     ("Results", config_catalogue.RESULTS),
     ("Database", config_catalogue.DATABASE),
+    ("Redis result backend", config_catalogue.REDIS),
     ("Broker", config_catalogue.BROKER),
     ("Worker", config_catalogue.WORKER),
 )

@@ -52,7 +52,6 @@ RESULTS: Final = (
     _later("result_backend_max_retries", "any", float("inf"), "Most such retries."),
     _later("result_backend_max_sleep_between_retries_ms", "int", 10000, "Longest pause between such retries."),
     _later("result_backend_thread_safe", "bool", False, "Share the backend between threads."),
-    _later("result_backend_transport_options", "dict", {}, "Options of the backend's transport."),
     _later("result_cache_max", "int", -1, "Results that a client remembers; a result remembers its own end."),
     _later("result_chord_expires", "seconds", None, "Age at which bookkeeping of chords is deleted."),
     _later("result_chord_join_timeout", "seconds", 3.0, "Time to join the results of a chord."),
@@ -61,23 +60,6 @@ RESULTS: Final = (
     _later("result_exchange_type", "str", "direct", "Type of that exchange."),
     _later("result_failure_expires", "seconds", None, "Age at which failures are deleted."),
     _later("result_persistent", "bool", None, "Results that are sent as messages survive a restart of the broker."),
-)
-
-REDIS: Final = (
-    _later("redis_backend_use_ssl", "any", None, "TLS options of the Redis backend."),
-    _later("redis_backend_health_check_interval", "seconds", None, "Seconds between checks of idle connections."),
-    _later("redis_backend_credential_provider", "any", None, "Class or instance that provides credentials."),
-    _later("redis_client_name", "str", None, "Name of connections."),
-    _later("redis_host", "str", None, "Host when the URL names none."),
-    _later("redis_port", "int", None, "Port when the URL names none."),
-    _later("redis_db", "int", None, "Database when the URL names none."),
-    _later("redis_username", "str", None, "User."),
-    _later("redis_password", "str", None, "Password.", secret=True),
-    _later("redis_max_connections", "int", None, "Most connections of the pool."),
-    _later("redis_socket_timeout", "seconds", 120.0, "Time to read or write."),
-    _later("redis_socket_connect_timeout", "seconds", None, "Time to connect."),
-    _later("redis_retry_on_timeout", "bool", False, "Try again after a timeout."),
-    _later("redis_socket_keepalive", "bool", False, "TCP keepalive."),
 )
 
 CACHE: Final = (
@@ -149,7 +131,6 @@ BROKER: Final = (
     ),
     _later("broker_pool_limit", "int", 10, "Most connections of the pool."),
     _later("broker_pool_acquire_timeout", "seconds", None, "Time to wait for a connection of the pool."),
-    _later("broker_use_ssl", "any", False, "TLS: True, or its options."),
 )
 
 WORKER: Final = (
@@ -233,6 +214,4 @@ SECURITY: Final = (
     _later("security_digest", "str", "sha256", "Digest of signatures."),
 )
 
-UNSERVED: Final = (
-    GENERAL + TASKS + RESULTS + REDIS + CACHE + STORES + BROKER + WORKER + BEAT + EVENTS + CONTROL + SECURITY
-)
+UNSERVED: Final = GENERAL + TASKS + RESULTS + CACHE + STORES + BROKER + WORKER + BEAT + EVENTS + CONTROL + SECURITY

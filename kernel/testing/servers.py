@@ -113,16 +113,16 @@ class RedisProcess:
 
 
 @contextlib.contextmanager
-def redis_server(*options: str, fsync: str | None = None) -> Iterator[RedisProcess]:
+def redis_server(*options: str, fsync: str | None = None, port: int | None = None) -> Iterator[RedisProcess]:
     """A new Redis server. `fsync` of ``always`` or ``everysec`` keeps an append-only file; None keeps nothing.
 
-    `options` are further words of its command line.
+    `options` are further words of its command line. Without `port` it is a free one.
     """
     if shutil.which("redis-server") is None:
         _missing("Redis is not installed: no redis-server in PATH")
     base = Path(tempfile.mkdtemp(prefix="kernel-redis-"))
     kept = ("--appendonly", "yes", "--appendfsync", fsync) if fsync else ("--appendonly", "no")
-    port = _free_port()
+    port = port or _free_port()
     words = (*kept, *options)
     try:
         server = RedisProcess(f"redis://127.0.0.1:{port}/0", port, base, words, _start_redis(port, base, words))

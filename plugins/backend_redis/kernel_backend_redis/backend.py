@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kernel_backend_redis import documents, scripts
-from kernel_backend_redis.formats import Formats
-from kernel_backend_redis.watch import Hub, RedisWatch
-from kernel_lib_redis import RedisServer, fault
+from kernel_lib_redis import BACKEND_SETTINGS, backend_server, examine, fault
 
 from kernel import errors
+from kernel.hooks import Finding
 from kernel.interfaces import backend as api
 from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome, StoreState, replaces
 from kernel.interfaces.setting import Setting
+from kernel_backend_redis import documents, scripts
+from kernel_backend_redis.formats import Formats
+from kernel_backend_redis.watch import Hub, RedisWatch
 
 _BATCH: Final = 200
 _BYTES: Final = 1024 * 1024
@@ -28,11 +29,11 @@ class RedisBackend:
     interface = api.INTERFACE
     # States in between that were stored while a watch was being set up, or its connection was down, are not told.
     capabilities = api.BackendCapabilities(every_state=False)
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[Setting, ...] = BACKEND_SETTINGS
     transaction_domain: str | None = None
 
     def __init__(self, config: api.BackendConfig) -> None:
-        self._server = RedisServer(config.url, timeout=config.timeout, options=config.options)
+        self._server = backend_server(config)
         # At least a millisecond: 0 means for ever.
         self._lifetime = 0 if config.expires is None else max(1, round(config.expires * 1000))
         self._formats = Formats(config.codecs)
@@ -41,6 +42,10 @@ class RedisBackend:
     def open(self) -> None:
         self._formats.check()
         self._server.open()
+
+    def findings(self) -> Sequence[Finding]:
+        """What ``kernel doctor`` says of the server."""
+        return examine(self._server, "result backend")
 
     def close(self) -> None:
         self._hub.close()

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import Link, RedisServer, fault
+from kernel_lib_redis import BROKER_SETTINGS, Link, broker_server, examine, fault
 
 from kernel import errors
+from kernel.hooks import Finding
 from kernel.interfaces import broker as api
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
@@ -33,19 +34,23 @@ class RedisBroker:
 
     interface = api.INTERFACE
     capabilities = api.BrokerCapabilities(low_first=True, max_bytes=_MAX_BYTES)
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[Setting, ...] = BROKER_SETTINGS
     transaction_domain: str | None = None
 
     def __init__(self, config: api.BrokerConfig) -> None:
         self._timeout = config.timeout
-        self.server = RedisServer(config.url, timeout=config.timeout, options=config.options)
-        self.layout = Layout(self.server.prefix, self.server.target.db, config.options)
+        self.server = broker_server(config)
+        self.layout = Layout(self.server.prefix, self.server.db, config.options)
         self._letters = Letters(self.server, self.layout)
         self._lock = threading.Lock()
         self._holders: set[RedisConsumer | RedisSubscription] = set()
 
     def open(self) -> None:
         self.server.open()
+
+    def findings(self) -> Sequence[Finding]:
+        """What ``kernel doctor`` says of the server."""
+        return examine(self.server, "broker")
 
     def close(self) -> None:
         with self._lock:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from kernel_lib_redis.faults import ConnectionLost, fault
+from kernel_lib_redis.findings import examine
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.listener import Event, Listener
 from kernel_lib_redis.script import Script
 from kernel_lib_redis.server import RedisServer
-from kernel_lib_redis.urls import Target, mask, parse
+from kernel_lib_redis.settings import BACKEND_SETTINGS, BROKER_SETTINGS, backend_server, broker_server
+from kernel_lib_redis.target import Target
+from kernel_lib_redis.urls import Address, mask, parse
 
-__all__ = ["ConnectionLost", "Event", "Link", "Listener", "RedisServer", "Script", "Target", "fault", "mask", "parse"]
+__all__ = [
+    "BACKEND_SETTINGS",
+    "BROKER_SETTINGS",
+    "Address",
+    "ConnectionLost",
+    "Event",
+    "Link",
+    "Listener",
+    "RedisServer",
+    "Script",
+    "Target",
+    "backend_server",
+    "broker_server",
+    "examine",
+    "fault",
+    "mask",
+    "parse",
+]

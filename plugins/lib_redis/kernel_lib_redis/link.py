@@ -10,7 +10,7 @@ from redis import exceptions
 from kernel import errors
 from kernel_lib_redis.faults import connect_fault, fault, is_away
 from kernel_lib_redis.script import Script
-from kernel_lib_redis.urls import Target
+from kernel_lib_redis.target import Target
 from kernel_lib_redis.wire import Wire
 
 Command = tuple[object, ...]
@@ -26,6 +26,7 @@ class Link:
 
     def __init__(self, target: Target) -> None:
         self.shown = target.shown
+        self._keys = (1, target.guard) if target.guard else (0,)
         self.broken = False
         self._connection: Any = target.connection()
         try:
@@ -43,19 +44,19 @@ class Link:
 
     def script(self, script: Script, *args: object) -> Any:
         """Run a script; one that the server has forgotten is sent again."""
-        (reply,) = self.pipeline([script.by_digest(*args)])
+        (reply,) = self.pipeline([script.by_digest(self._keys, args)])
         if isinstance(reply, exceptions.NoScriptError):
-            (reply,) = self.pipeline([script.by_text(*args)])
+            (reply,) = self.pipeline([script.by_text(self._keys, args)])
         if isinstance(reply, BaseException):
             raise fault(reply, self.shown) from reply
         return reply
 
     def scripts(self, script: Script, batches: Sequence[Sequence[object]]) -> list[Any]:
         """The same script many times in one round trip; errors are returned in their place."""
-        replies = self.pipeline([script.by_digest(*args) for args in batches])
+        replies = self.pipeline([script.by_digest(self._keys, args) for args in batches])
         again = [at for at, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
         if again:
-            repeated = self.pipeline([script.by_text(*batches[at]) for at in again])
+            repeated = self.pipeline([script.by_text(self._keys, batches[at]) for at in again])
             for at, reply in zip(again, repeated, strict=True):
                 replies[at] = reply
         return replies

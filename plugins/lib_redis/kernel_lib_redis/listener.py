@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from redis import exceptions
 
@@ -17,6 +18,10 @@ from kernel_lib_redis.link import Link
 from kernel_lib_redis.server import RedisServer
 
 _AT_ONCE: Final = 1000
+_LONGEST: Final = 3600.0
+_ANSWERS_WITHIN: Final = 2.0
+_ASKED_AFTER: Final = 5.0
+"""Seconds of silence after which the server is asked whether it is there, unless health_check_interval is given."""
 
 
 class Event(NamedTuple):
@@ -31,7 +36,8 @@ class Event(NamedTuple):
 class Listener:
     """Channels of one connection. `read` is for one thread at a time, everything else for any.
 
-    A broken connection is made anew by `read`, which then tells of it and asks for all channels again.
+    A broken connection is made anew by `read`, which then tells of it and asks for all channels again; so is one that
+    has gone silent: on it nothing but the absence of an answer says that it is dead.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -44,6 +50,10 @@ class Listener:
         self._bell.setblocking(False)
         self._closed = False
         self._had_link = False
+        self._ask_after = server.options.get("health_check_interval", _ASKED_AFTER) or float("inf")
+        self._heard = 0.0
+        self._asked: float | None = None
+        self._patience = min(server.timeout, _ANSWERS_WITHIN)
 
     def add(self, channels: Sequence[bytes]) -> None:
         """Subscribe; `read` tells when each is in force."""
@@ -84,32 +94,68 @@ class Listener:
             return []
         if link is None or link.broken:
             return self._connect()
-        if not link.readable() and not self._wait(link, timeout):
-            return []
+        end = time.monotonic() + timeout
+        while not link.readable():
+            left = end - time.monotonic()
+            state = self._wait(link, min(left, self._until_check()))
+            if state == "woken" or (state == "quiet" and self._closed):
+                return []
+            if state == "quiet" and self._is_silent(link):
+                link.close()
+                return self._connect()
+            if state == "quiet" and time.monotonic() >= end:
+                return []
+            if state == "ready":
+                break
+        return self._receive(link)
+
+    def _receive(self, link: Link) -> list[Event]:
         events: list[Event] = []
         try:
             while link.readable():
                 self._take(link.receive(), events)
         except (errors.OperationalError, exceptions.ResponseError):
             link.close()
-            if not events:
+            if not events and not self._closed:
                 return self._connect()
+        self._heard, self._asked = time.monotonic(), None
         return events
 
-    def _wait(self, link: Link, timeout: float) -> bool:
+    def _until_check(self) -> float:
+        """Seconds until the server is to be asked, or until its answer is overdue."""
+        due = self._heard + self._ask_after if self._asked is None else self._asked + self._patience
+        return max(0.0, due - time.monotonic())
+
+    def _is_silent(self, link: Link) -> bool:
+        """Whether an answer is overdue; asks for one where it is time to."""
+        if self._until_check() > 0:
+            return False
+        if self._asked is not None:
+            return True
+        self._asked = time.monotonic()
+        # A link that breaks here is found broken by the next read.
+        with contextlib.suppress(errors.OperationalError), self._lock:
+            link.send([("PING",)])
+        return link.broken
+
+    def _wait(self, link: Link, timeout: float) -> Literal["ready", "woken", "quiet"]:
         try:
             poller = select.poll()
             poller.register(link.fileno(), select.POLLIN)
             poller.register(self._waker.fileno(), select.POLLIN)
-            ready = {fd for fd, _ in poller.poll(max(0.0, timeout) * 1000)}
+            # Rounded up: a wait of less than a millisecond is none.
+            ready = {fd for fd, _ in poller.poll(math.ceil(min(max(0.0, timeout), _LONGEST) * 1000))}
         except (errors.OperationalError, OSError, ValueError):
-            return not self._closed
+            return "quiet" if self._closed else "ready"
         if self._closed:
-            return False
-        if self._waker.fileno() in ready:
+            return "quiet"
+        woken = self._waker.fileno() in ready
+        if woken:
             with contextlib.suppress(OSError):
                 self._waker.recv(4096)
-        return link.broken or bool(ready - {self._waker.fileno()})
+        if link.broken or ready - {self._waker.fileno()}:
+            return "ready"
+        return "woken" if woken else "quiet"
 
     def _take(self, reply: object, events: list[Event]) -> None:
         if not isinstance(reply, list) or len(reply) < 3:
@@ -124,6 +170,7 @@ class Listener:
         with self._lock:
             self._link = link
             self._tell("SUBSCRIBE", list(self._channels))
+        self._heard, self._asked = time.monotonic(), None
         again, self._had_link = self._had_link, True
         return [Event("reconnect")] if again else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 
@@ -15,9 +16,9 @@ class Script:
         self.text: Final = text
         self.sha: Final = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    def by_digest(self, *args: object) -> tuple[object, ...]:
-        """The command that runs it with `args` as ARGV and no declared keys."""
-        return ("EVALSHA", self.sha, 0, *args)
+    def by_digest(self, keys: Sequence[object], args: Sequence[object]) -> tuple[object, ...]:
+        """The command that runs it with `args` as ARGV. `keys` is the number of the declared keys, and these."""
+        return ("EVALSHA", self.sha, *keys, *args)
 
-    def by_text(self, *args: object) -> tuple[object, ...]:
-        return ("EVAL", self.text, 0, *args)
+    def by_text(self, keys: Sequence[object], args: Sequence[object]) -> tuple[object, ...]:
+        return ("EVAL", self.text, *keys, *args)

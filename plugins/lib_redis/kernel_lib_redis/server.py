@@ -5,96 +5,98 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from redis.exceptions import AuthenticationError
-
 from kernel import errors
-from kernel_lib_redis.faults import ConnectionLost, connect_fault, fault
+from kernel_lib_redis.build import Plan
+from kernel_lib_redis.faults import ConnectionLost, fault
+from kernel_lib_redis.greeting import greet
 from kernel_lib_redis.link import Command, Link
 from kernel_lib_redis.script import Script
-from kernel_lib_redis.build import Plan
 
 _log = logging.getLogger("kernel.redis")
 
-_OLDEST: Final = (6, 2)
 _KEPT: Final = 8
 """Connections that are kept for the next call; more are made while that many are in use."""
-_UNSAFE_POLICIES: Final = ("allkeys-lru", "allkeys-lfu", "allkeys-random")
+_CHECKED_AFTER: Final = 25.0
+"""Seconds without use after which a connection is asked whether it lives, unless health_check_interval is given."""
 
 
 class RedisServer:
-    """A pool of connections to one server, usable from any thread.
+    """A pool of connections to where the server is now, usable from any thread.
 
-    After a broken connection no other of the pool is trusted: all are closed, and made anew when they are needed.
-    A process that was forked off starts with none.
+    After a broken connection no other of the pool is trusted: all are closed, and made anew when they are needed, where
+    the server is by then. A process that was forked off starts with none. `options`, `tls` and `defaults` are as in
+    `Plan`. Raises `ImproperlyConfigured`; nothing is connected before `open` or the first call.
     """
 
-    def __init__(self, url: str, *, timeout: float, options: Mapping[str, Any] | None = None) -> None:
-        self.target: Target = parse(url, timeout=timeout, options=options)
-        prefix = (options or {}).get("global_keyprefix") or ""
-        if not isinstance(prefix, str):
-            raise errors.InvalidSetting(f"global_keyprefix is {prefix!r}; a text is needed")
-        self.prefix = prefix
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        options: Mapping[str, Any] | None = None,
+        setting: str = "broker_transport_options",
+        tls: object = None,
+        tls_setting: str = "broker_use_ssl",
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        plan = Plan(
+            url,
+            timeout=timeout,
+            options=options or {},
+            setting=setting,
+            tls=tls,
+            tls_setting=tls_setting,
+            defaults=defaults,
+        )
+        self.place: Final = plan.place
+        self.db: Final = plan.db
+        self.options: Final[Mapping[str, Any]] = plan.options
+        self.prefix: Final = plan.prefix
         self.timeout = timeout
-        self._lock = threading.Lock()
-        self._idle: list[Link] = []
+        self._idle_options = plan.idle
+        self._check_after = plan.options.get("health_check_interval", _CHECKED_AFTER) or float("inf")
+        self._most: int | None = plan.options.get("max_connections")
+        self._free = threading.Condition()
+        self._used = 0
+        # With the time at which each was given back.
+        self._idle: list[tuple[Link, float]] = []
         self._pid = os.getpid()
         self._checked = False
 
     @property
     def shown(self) -> str:
-        return self.target.shown
+        return self.place.shown
 
     def open(self) -> None:
         """Connect and see that the server is one that we can use; again it does nothing."""
         if self._checked:
             return
+        for text in self._idle_options:
+            _log.warning("%s", text)
         with self.link() as link:
-            self._greet(link)
-            info = _info(link.call("INFO", "server"))
-            version = tuple(int(part) for part in info.get("redis_version", "0.0").split(".")[:2] if part.isdecimal())
-            if version < _OLDEST:
-                raise errors.ImproperlyConfigured(
-                    f"{self.shown} is Redis {info.get('redis_version')}; 6.2 or later is needed"
-                )
-            self._warn_of_eviction(_info(link.call("INFO", "memory")).get("maxmemory_policy", ""))
+            greet(link, moves=self.place.moves)
         self._checked = True
 
-    def _greet(self, link: Link) -> None:
-        """A server that wants a login says so at the first command, not when it is connected to."""
-        try:
-            link.call("PING")
-        except errors.OperationalError as exc:
-            if isinstance(exc.__cause__, AuthenticationError):
-                raise connect_fault(exc.__cause__, self.shown) from exc
-            raise
-
-    def _warn_of_eviction(self, policy: str) -> None:
-        if policy in _UNSAFE_POLICIES:
-            _log.warning(
-                "%s deletes keys when its memory is full (maxmemory-policy %s), waiting tasks among them; "
-                "set maxmemory-policy noeviction",
-                self.shown,
-                policy,
-            )
-
     def close(self) -> None:
-        with self._lock:
+        with self._free:
             links, self._idle = self._idle, []
         self._checked = False
-        for link in links:
+        for link, _ in links:
             link.close()
 
     def connect(self) -> Link:
         """A connection of one's own, which is not counted and not given back."""
-        return Link(self.target)
+        return self.place.connect()
 
     @contextmanager
     def link(self) -> Iterator[Link]:
-        """A connection for the length of the block."""
+        """A connection for the length of the block. With `max_connections` in use, it waits for one to be given back,
+        for `timeout` seconds at most; then it raises `OperationalError`."""
         link = self._take()
         try:
             yield link
@@ -125,29 +127,73 @@ class RedisServer:
             return link.script(script, *args)
 
     def _take(self) -> Link:
-        while True:
-            with self._lock:
-                if self._pid != os.getpid():
-                    # The sockets are the parent's too; closing ours does it no harm.
-                    self._pid, self._idle = os.getpid(), []
-                link = self._idle.pop() if self._idle else None
-            if link is None:
-                return Link(self.target)
-            if not link.readable():
-                return link
-            link.close()
+        self._reserve()
+        try:
+            while (found := self._pop()) is not None:
+                link, since = found
+                if self._lives(link, since):
+                    return link
+                link.close()
+            return self.place.connect()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _pop(self) -> tuple[Link, float] | None:
+        with self._free:
+            return self._idle.pop() if self._idle else None
+
+    def _lives(self, link: Link, since: float) -> bool:
+        if link.readable():
+            return False
+        if time.monotonic() - since < self._check_after:
+            return True
+        try:
+            # A router on the way may have forgotten the connection: better found now than by a command that counts.
+            link.call("PING")
+        except errors.KernelError:
+            self._discard_idle()
+            return False
+        return True
+
+    def _reserve(self) -> None:
+        with self._free:
+            if self._pid != os.getpid():
+                # The sockets are the parent's too; closing ours does it no harm.
+                self._pid, self._idle, self._used = os.getpid(), [], 0
+            if self._most is not None and not self._free.wait_for(self._has_room, self.timeout):
+                raise errors.OperationalError(
+                    f"all {self._most} connections to {self.shown} have been in use for {self.timeout:g} s; "
+                    "raise max_connections, or use fewer threads"
+                )
+            self._used += 1
+
+    def _has_room(self) -> bool:
+        return self._most is None or self._used < self._most
+
+    def _leave(self) -> None:
+        with self._free:
+            self._used = max(0, self._used - 1)
+            self._free.notify()
 
     def _give(self, link: Link) -> None:
-        stale: list[Link] = []
-        with self._lock:
-            if link.broken:
-                stale, self._idle = [link, *self._idle], []
-            elif len(self._idle) < _KEPT and self._pid == os.getpid():
-                self._idle.append(link)
-            else:
-                stale = [link]
-        for each in stale:
-            each.close()
+        if link.broken:
+            link.close()
+            self._discard_idle()
+        else:
+            with self._free:
+                kept = len(self._idle) < min(_KEPT, self._most or _KEPT) and self._pid == os.getpid()
+                if kept:
+                    self._idle.append((link, time.monotonic()))
+            if not kept:
+                link.close()
+        self._leave()
+
+    def _discard_idle(self) -> None:
+        with self._free:
+            stale, self._idle = self._idle, []
+        for link, _ in stale:
+            link.close()
 
 
 def _good(link: Link, replies: list[Any]) -> list[Any]:
@@ -155,8 +201,3 @@ def _good(link: Link, replies: list[Any]) -> list[Any]:
         if isinstance(reply, BaseException):
             raise fault(reply, link.shown) from reply
     return replies
-
-
-def _info(text: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
-    return {name: value for name, _, value in lines if value}

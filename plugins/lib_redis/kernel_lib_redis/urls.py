@@ -13,7 +13,7 @@ from kernel import errors
 from kernel_lib_redis.options import URL_OPTIONS, from_text, nearest
 
 _EXAMPLE: Final = "redis://user:password@host:6379/0"
-_USERINFO: Final = re.compile(r"^([\w.+-]+://[^:@/?#]*):(?:[^?]*@|(?!\d+(?:[/?#]|$))[^/?#]+)")
+_ESCAPES: Final = "a password with one of : / ? # @ in it is written with %3A %2F %3F %23 %40"
 _SECRET: Final = re.compile(r"([?&](?:password|ssl_password|ssl_ca_data)=)[^&;#]*", re.IGNORECASE)
 
 
@@ -93,6 +93,9 @@ def _parse(url: str) -> Address:
 
 def _address(url: str, kind: Kind, tls: bool) -> Address:
     parts = urlsplit(url)
+    if kind is not Kind.SOCKET and "@" not in parts.netloc and "@" in url:
+        # Whatever is said of the pieces would show some of the password.
+        raise ValueError(f"there is an @ behind the host; {_ESCAPES}")
     options = _query(parts.query)
     db = options.pop("db", None)
     path = ""
@@ -128,10 +131,7 @@ def _port(netloc: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise ValueError(
-            "what stands behind the host is no port; a password with one of : / ? # @ in it is written with "
-            f"%3A %2F %3F %23 %40, as in {_EXAMPLE}"
-        )
+        raise ValueError(f"what stands behind the host is no port; write {_EXAMPLE}, and {_ESCAPES}")
     return int(text)
 
 
@@ -151,4 +151,19 @@ def mask(url: str) -> str:
 
 
 def _mask(part: str) -> str:
-    return _USERINFO.sub(r"\1:***@", part) if "://" in part else part.rpartition("@")[2]
+    """Also where the password has characters in it that end it for a parser of URLs."""
+    scheme, found, rest = part.partition("://")
+    if not found:
+        return part.rpartition("@")[2]
+    head, mark, query = rest.partition("?")
+    if "@" in head:
+        login, _, place = head.rpartition("@")
+    elif "@" in rest and ":" in head:
+        login, _, place = rest.rpartition("@")
+        mark = query = ""
+    else:
+        host = re.split("[/#]", head, maxsplit=1)[0].rpartition("]")[2]
+        name, colon, port = host.partition(":")
+        return f"{scheme}://{name}:***" if colon and not port.isdecimal() else part
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}:***@{place}{mark}{query}" if colon else part

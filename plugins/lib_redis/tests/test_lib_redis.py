@@ -1,4 +1,4 @@
-"""URLs, connections that break, scripts that were forgotten, and listening."""
+"""Connections that break, scripts that were forgotten, and listening."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from kernel_lib_redis import Link, Listener, RedisServer, Script, mask, parse
+from kernel_lib_redis import Link, Listener, RedisServer, Script
 
 from kernel import errors
 from kernel.testing.servers import RedisProcess, redis_server
@@ -27,43 +27,6 @@ def server(process: RedisProcess) -> Iterator[RedisServer]:
     server = RedisServer(process.url, timeout=5.0)
     yield server
     server.close()
-
-
-class TestUrls:
-    def test_host_port_database_and_login(self) -> None:
-        target = parse("redis://me:se%40cret@db.example:7000/3", timeout=2.5)
-        found = target.arguments
-        assert (found["host"], found["port"], target.db) == ("db.example", 7000, 3)
-        assert (found["username"], found["password"], found["socket_timeout"]) == ("me", "se@cret", 2.5)
-        assert target.shown == "redis://me:***@db.example:7000/3"
-
-    def test_what_is_left_out(self) -> None:
-        target = parse("redis://", timeout=1)
-        assert (target.arguments["host"], target.arguments["port"], target.db) == ("localhost", 6379, 0)
-
-    @pytest.mark.parametrize("url", ["redis+socket:///run/x.sock?virtual_host=2", "unix:///run/x.sock?db=2"])
-    def test_sockets(self, url: str) -> None:
-        target = parse(url, timeout=1)
-        assert (target.arguments["path"], target.db) == ("/run/x.sock", 2)
-
-    def test_encryption(self) -> None:
-        target = parse("rediss://host:6380/0?ssl_cert_reqs=CERT_NONE", timeout=1)
-        assert target.factory.__name__ == "SSLConnection"
-        assert target.arguments["ssl_cert_reqs"] == "none"
-
-    @pytest.mark.parametrize("url", ["amqp://host", "redis://host/database", "redis+socket://", "redis://host:port/0"])
-    def test_what_cannot_be_read(self, url: str) -> None:
-        with pytest.raises(errors.ImproperlyConfigured, match="redis://"):
-            parse(url, timeout=1)
-
-    def test_passwords_are_masked(self) -> None:
-        assert mask("redis://:secret@host/0") == "redis://:***@host/0"
-        assert "secret" not in mask("redis+socket:///x.sock?password=secret&db=1")
-
-    def test_options_of_the_transport(self) -> None:
-        target = parse("redis://host", timeout=4, options={"socket_timeout": 9, "priority_steps": [0]})
-        assert target.arguments["socket_timeout"] == 9
-        assert "priority_steps" not in target.arguments
 
 
 class TestServer:
