@@ -1,0 +1,136 @@
+"""Queues, exchanges and single messages on one channel of a connection."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kernel_lib_amqp import frames, tables
+from kernel_lib_amqp.frames import Frame, short
+from kernel_lib_amqp.wire import Wire
+
+_EMPTY_TABLE: Final = b"\0\0\0\0"
+_tag = struct.Struct(">Q").unpack_from
+_count = struct.Struct(">I").unpack_from
+_two = struct.Struct(">II").unpack_from
+
+
+class Channel:
+    """An open channel. Every method waits for the server's answer, at most as long as the connection's timeout, and
+    raises `ChannelClosed` when the server closes the channel instead: `reopen` makes it usable again."""
+
+    def __init__(self, wire: Wire, number: int = 1) -> None:
+        self.wire = wire
+        self.number = number
+        wire.open_channel(number)
+
+    def reopen(self) -> None:
+        self.wire.open_channel(self.number)
+
+    def close(self) -> None:
+        self.wire.close_channel(self.number)
+
+    def _call(self, method: int, args: bytes, *replies: int) -> Frame:
+        return self.wire.call(self.number, method, args, replies)
+
+    def declare_queue(
+        self,
+        name: str,
+        *,
+        passive: bool = False,
+        durable: bool = True,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> tuple[str, int, int]:
+        """Its name (the server's choice for an empty one), waiting messages, consumers."""
+        flags = passive | durable << 1 | exclusive << 2 | auto_delete << 3
+        args = b"".join((b"\0\0", short(name), bytes((flags,)), _table(arguments)))
+        reply = self._call(frames.QUEUE_DECLARE, args, frames.QUEUE_DECLARE_OK)[2]
+        found, at = frames.read_short(reply, 0)
+        messages, consumers = _two(reply, at)
+        return found, messages, consumers
+
+    def delete_queue(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        args = b"".join((b"\0\0", short(name), bytes((if_unused | if_empty << 1,))))
+        return int(_count(self._call(frames.QUEUE_DELETE, args, frames.QUEUE_DELETE_OK)[2])[0])
+
+    def purge_queue(self, name: str) -> int:
+        args = b"".join((b"\0\0", short(name), b"\0"))
+        return int(_count(self._call(frames.QUEUE_PURGE, args, frames.QUEUE_PURGE_OK)[2])[0])
+
+    def bind_queue(
+        self, queue: str, exchange: str, routing_key: str = "", arguments: Mapping[str, Any] | None = None
+    ) -> None:
+        args = b"".join((b"\0\0", short(queue), short(exchange), short(routing_key), b"\0", _table(arguments)))
+        self._call(frames.QUEUE_BIND, args, frames.QUEUE_BIND_OK)
+
+    def unbind_queue(self, queue: str, exchange: str, routing_key: str = "") -> None:
+        args = b"".join((b"\0\0", short(queue), short(exchange), short(routing_key), _EMPTY_TABLE))
+        self._call(frames.QUEUE_UNBIND, args, frames.QUEUE_UNBIND_OK)
+
+    def declare_exchange(
+        self,
+        name: str,
+        kind: str = "direct",
+        *,
+        passive: bool = False,
+        durable: bool = True,
+        auto_delete: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        flags = passive | durable << 1 | auto_delete << 2
+        args = b"".join((b"\0\0", short(name), short(kind), bytes((flags,)), _table(arguments)))
+        self._call(frames.EXCHANGE_DECLARE, args, frames.EXCHANGE_DECLARE_OK)
+
+    def bind_exchange(self, destination: str, source: str, routing_key: str = "") -> None:
+        args = b"".join((b"\0\0", short(destination), short(source), short(routing_key), b"\0", _EMPTY_TABLE))
+        self._call(frames.EXCHANGE_BIND, args, frames.EXCHANGE_BIND_OK)
+
+    def qos(self, prefetch: int) -> None:
+        """For consumers made from now on; 0 is without limit."""
+        args = b"".join((_EMPTY_TABLE, min(prefetch, 0xFFFF).to_bytes(2, "big"), b"\0"))
+        self._call(frames.BASIC_QOS, args, frames.BASIC_QOS_OK)
+
+    def consume(
+        self,
+        queue: str,
+        tag: str,
+        *,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        flags = no_ack << 1 | exclusive << 2
+        args = b"".join((b"\0\0", short(queue), short(tag), bytes((flags,)), _table(arguments)))
+        self._call(frames.BASIC_CONSUME, args, frames.BASIC_CONSUME_OK)
+
+    def cancel(self, tag: str) -> None:
+        self._call(frames.BASIC_CANCEL, short(tag) + b"\0", frames.BASIC_CANCEL_OK)
+
+    def get(self, queue: str, *, no_ack: bool = False) -> tuple[int, bool, bytes, bytes] | None:
+        """One message: its tag, whether it was delivered before, header and body; None when there is none."""
+        found = self.get_many(queue, 1, no_ack=no_ack)
+        return found[0] if found else None
+
+    def get_many(self, queue: str, count: int, *, no_ack: bool = False) -> list[tuple[int, bool, bytes, bytes]]:
+        """Up to so many, asked for in one go."""
+        ask = frames.method(self.number, frames.BASIC_GET, b"".join((b"\0\0", short(queue), bytes((no_ack,)))))
+        self.wire.send(ask * count)
+        found = []
+        for _ in range(count):
+            _, method, args, head, body = self.wire.answer(self.number, (frames.BASIC_GET_OK, frames.BASIC_GET_EMPTY))
+            if method == frames.BASIC_GET_OK:
+                found.append((_tag(args)[0], bool(args[8]), head, body))
+        return found
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.wire.send(frames.settle(self.number, frames.BASIC_ACK, tag, int(multiple)))
+
+    def confirm_select(self) -> None:
+        self._call(frames.CONFIRM_SELECT, b"\0", frames.CONFIRM_SELECT_OK)
+
+
+def _table(arguments: Mapping[str, Any] | None) -> bytes:
+    return tables.dump(arguments) if arguments else _EMPTY_TABLE

@@ -1,0 +1,58 @@
+"""What goes wrong between us and the server, as the project's errors."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from amqp import exceptions as amqp_exceptions
+
+from kernel import errors
+
+NOT_FOUND: Final = 404
+PRECONDITION_FAILED: Final = 406
+
+
+class ConnectionLost(errors.OperationalError):
+    """The connection broke: what was sent and not answered may have been carried out or not."""
+
+
+class ChannelClosed(errors.OperationalError):
+    """The server closed a channel and said why; `code` is AMQP's (404 no such queue, 406 it is different, ...).
+
+    The connection lives on; what was delivered on the channel and not settled goes back to its queue.
+    """
+
+    def __init__(self, text: str, *, channel: int, code: int) -> None:
+        super().__init__(text)
+        self.channel = channel
+        self.code = code
+
+
+class Blocked(errors.OperationalError):
+    """The server takes no messages now: its memory or its disk is short. Nothing was sent."""
+
+
+def broke(exc: BaseException, shown: str) -> ConnectionLost:
+    text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    return ConnectionLost(f"the connection to {shown} broke: {text}")
+
+
+def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
+    """Why no connection could be made; nothing was sent."""
+    if isinstance(exc, errors.KernelError):
+        return exc
+    text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    if isinstance(exc, amqp_exceptions.AccessRefused):
+        return errors.ImproperlyConfigured(
+            f"{shown} refused the login ({text}); write amqp://user:password@host:5672/vhost with the right ones"
+        )
+    if isinstance(exc, amqp_exceptions.NotAllowed | amqp_exceptions.InvalidPath):
+        return errors.ImproperlyConfigured(f"{shown} refused the virtual host: {text}; create it, or name another")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return errors.ImproperlyConfigured(
+            f"the certificate of {shown} cannot be trusted ({text}); name its authority as ca_certs in broker_use_ssl"
+        )
+    return errors.OperationalError(
+        f"cannot connect to {shown}: {text}; check that the server runs and the URL is right"
+    )
