@@ -343,7 +343,8 @@ class Children:
             if process.pidfd >= 0:
                 self._listener.unselect(process.pidfd)
                 os.close(process.pidfd)
-            process.pidfd = -1
+            # Its successor may be ready before the fork server's word of this end is read, which must not meet it.
+            process.pid, process.pidfd = 0, -1
         self._page.epoch += 1
         recalled = frozenset(self.recall())
         time.sleep(_ORDER_SECONDS)  # what a living child announced before it saw the epoch is visible after this

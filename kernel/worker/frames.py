@@ -84,7 +84,7 @@ def pack_assignment(
         head = _ITEM.pack(seq, flags, min(handed.starts, 0xFFFF), *map(len, parts))
     except struct.error as exc:
         raise errors.InvalidTaskError(
-            f"a part of the message is over what can be handed out (properties and the like: 64 KiB, body: 4 GiB): {exc}"
+            f"a part of the message cannot be handed out (properties and the like: 64 KiB, body: 4 GiB): {exc}"
         ) from exc
     return head + b"".join(parts)
 

@@ -17,6 +17,7 @@ _MAX_ID: Final = 155
 _MAX_NAME: Final = 1000
 _MAX_SECONDS: Final = 10 * 366 * 86400.0
 _EARLY_SECONDS: Final = 0.5
+_NO_LIMITS: Final = [None, None]
 
 
 class Intake:
@@ -26,8 +27,8 @@ class Intake:
         self._manifest = manifest
         self._limit = delivery_limit
         settings = manifest.settings
-        self._soft = settings.get("task_soft_time_limit")
-        self._hard = settings.get("task_time_limit")
+        self._soft = float(settings.get("task_soft_time_limit") or 0) or None
+        self._hard = float(settings.get("task_time_limit") or 0) or None
 
     def read(self, item: Item) -> None:
         """Fill the item from its headers."""
@@ -44,9 +45,11 @@ class Intake:
         item.early_ack = not facts.acks_late
 
     def _limits(self, item: Item, headers: Mapping[str, Any], facts: TaskFacts) -> None:
-        hard, soft = _pair(headers.get("timelimit"))
-        item.hard = _least(hard, facts.time_limit, self._hard)
-        item.soft = _least(soft, facts.soft_time_limit, self._soft)
+        given = headers.get("timelimit")
+        hard, soft = (None, None) if given is None or given == _NO_LIMITS else _pair(given)
+        # The first that is given: the message's own, the task's, the worker's.
+        item.hard = hard or facts.time_limit or self._hard
+        item.soft = soft or facts.soft_time_limit or self._soft
 
     def spent(self, item: Item) -> Obituary | None:
         """The end of a message that was started too often without ever ending."""
@@ -90,8 +93,6 @@ def _identifier(headers: Mapping[str, Any], name: str, limit: int) -> str:
 
 
 def _pair(value: object) -> tuple[float | None, float | None]:
-    if value is None:
-        return None, None
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise errors.InvalidTaskError(f"header 'timelimit' is {_short(value)}; [hard, soft] is needed")
     return _seconds(value[0]), _seconds(value[1])
@@ -103,11 +104,6 @@ def _seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_SECONDS:
         raise errors.InvalidTaskError(f"a time limit of {_short(value)}; seconds above 0 are needed")
     return float(value)
-
-
-def _least(*values: float | None) -> float | None:
-    """The first that is given: the message's own, the task's, the worker's."""
-    return next((float(value) for value in values if value), None)
 
 
 def _short(value: object) -> str:

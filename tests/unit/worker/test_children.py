@@ -1,0 +1,60 @@
+"""The engine's children as the engine hears of them, without any."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from kernel import Kernel
+from kernel.worker import frames, manifest
+from kernel.worker.children import Children
+from kernel.worker.executors import Death
+from kernel.worker.options import WorkerOptions
+
+
+class Listener:
+    """Notes the deaths."""
+
+    def __init__(self) -> None:
+        self.deaths: list[Death] = []
+
+    def on_death(self, death: Death) -> None:
+        self.deaths.append(death)
+
+    def unselect(self, readable: Any) -> None:
+        raise AssertionError("nothing was selected")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was not expected")
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    app = Kernel("children", broker="memory://")
+    made = Children()
+    facts = manifest.describe(app, WorkerOptions(pool="threads", processes=0))
+    facts.processes = 1
+    made._lay_out(facts)
+    yield made
+    made.close()
+    app.close()
+
+
+def test_the_late_word_of_an_end_does_not_meet_the_successor(children: Children) -> None:
+    """The fork server tells of an end over another socket than the one on which a new child says that it is ready."""
+    listener: Any = Listener()
+    children._listener = listener
+    (process,) = children._processes
+    process.state, process.pid = "ready", 111
+    exited: Mapping[str, Any] = {"number": 0, "pid": 111, "status": int(signal.SIGKILL)}
+    children._on_exited(process, exited["pid"], exited["status"])
+    assert [death.pid for death in listener.deaths] == [111]
+
+    children._understand(frames.pack_note(frames.KIND_READY, 0), listener)
+    assert process.state == "ready"
+    children._on_exited(process, exited["pid"], exited["status"])
+    assert len(listener.deaths) == 1, "the successor lives"
+    assert process.state == "ready"
