@@ -29,14 +29,23 @@ class Worker:
         self._command = command
         self._environment = dict(environment)
         self._log = log
+        self._before = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> str:
+        """Of the process that was started last."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def whole_log(self) -> str:
+        """Of all processes so far."""
+        return self._before + self.log
+
     def start(self) -> Worker:
-        """Started, not yet ready."""
+        """Started, not yet ready. It may be started again after its end."""
+        if self.process is not None:
+            self._before = self.whole_log
         with self._log.open("wb") as sink:
             self.process = subprocess.Popen(
                 self._command,
@@ -136,6 +145,10 @@ class Theirs:
     def send(self, task: str, *args: Any, kwargs: Mapping[str, Any] | None = None, **options: Any) -> str:
         return str(self.ask("send", task, args, dict(kwargs or {}), options))
 
+    def send_many(self, task: str, calls: list[Any], **options: Any) -> list[str]:
+        ids: list[str] = self.ask("send_many", task, calls, **options)
+        return ids
+
     def get(self, id: str, timeout: float = PATIENCE, app: str = "") -> Any:
         """The value; an exception is an AssertionError."""
         kind, value = self.ask("get", id, timeout, app=app)
@@ -202,6 +215,9 @@ class Ours:
             if name in options:
                 options[name] = [self.signature(app, each) for each in options[name]]
         return str(app.tasks[task].apply_async(args, kwargs, **options).id)
+
+    def send_many(self, task: str, calls: list[Any], **options: Any) -> list[str]:
+        return [str(result.id) for result in self.app.tasks[task].map_delay(calls, **options)]
 
     @staticmethod
     def signature(app: Kernel, described: Mapping[str, Any]) -> Signature[Any]:

@@ -31,6 +31,9 @@ class Client:
                 options[name] = [self.signature(app, each) for each in options[name]]
         return app.tasks[task].apply_async(args, kwargs, **options).id
 
+    def send_many(self, task: str, calls: list[Any], **options: Any) -> list[str]:
+        return [self.apps[""].tasks[task].apply_async(args, **options).id for args in calls]
+
     def chain(self, *described: dict[str, Any]) -> list[str]:
         app = self.apps[""]
         result = chain(*(self.signature(app, each) for each in described)).apply_async()

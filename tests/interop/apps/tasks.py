@@ -25,6 +25,11 @@ def fill(app: Any, side: str) -> None:
             time.sleep(seconds)
         bodies.note("mark", side, key)
 
+    @app.task(name="shop.count", bind=True)
+    def count(self: Any, seconds: float) -> None:
+        time.sleep(seconds)
+        bodies.note("count", side, self.request.id)
+
     @app.task(name="shop.fail")
     def fail(kind: str) -> None:
         raise bodies.RAISED[kind]()
