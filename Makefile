@@ -2,11 +2,13 @@
 #
 #   PYTHON=python3.12   the interpreter that .venv is made with (3.11 or newer)
 #   ARGS="-k lease"     more arguments for pytest
+#   JOBS=3              processes that share the tests: they wait more than they compute (0: this one alone)
 #   BENCH_RUNS=5        runs of each benchmark
 
 SHELL := /bin/sh
 PY := .venv/bin/python
 ARGS ?=
+JOBS ?= 3
 CODE = $(shell $(PY) scripts/workspace.py packages)
 
 .PHONY: help setup servers test faults lint format demo bench wheels clean
@@ -22,10 +24,10 @@ servers: setup
 	@$(PY) scripts/servers.py
 
 test: servers ## Run the whole suite (ARGS="-k lease" picks)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) $(ARGS)
 
 faults: servers ## Run the tests that kill, freeze and cut real things
-	$(PY) -m pytest -m faults $(ARGS)
+	$(PY) -m pytest -n $(JOBS) -m faults $(ARGS)
 
 lint: setup ## Lint, strict type check, and the directions of imports
 	.venv/bin/ruff check .
