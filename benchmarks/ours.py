@@ -84,7 +84,7 @@ def place(folder: Path, url: str | None = None, results: str | None = None) -> I
 
         app = make()
         try:
-            yield Place(folder, app, {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)})
+            yield Place(folder, app, {**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())})
         finally:
             app.close()
     finally:
@@ -93,6 +93,11 @@ def place(folder: Path, url: str | None = None, results: str | None = None) -> I
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _import_path() -> list[str]:
+    given = os.environ.get("PYTHONPATH")
+    return [str(Path(__file__).resolve().parent.parent), *([given] if given else [])]
 
 
 def bulk(app: Kernel, name: str, calls: Sequence[tuple[Any, ...]], *, size: int = 1000, **options: Any) -> list[Any]:

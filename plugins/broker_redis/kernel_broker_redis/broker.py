@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
-from kernel_lib_redis import BROKER_SETTINGS, Link, broker_server, examine, fault
+from kernel_lib_redis import BROKER_SETTINGS, broker_server, examine
 
 from kernel import errors
 from kernel.hooks import Finding
@@ -18,12 +18,8 @@ from kernel_broker_redis import envelope, scripts
 from kernel_broker_redis.consumer import RedisConsumer
 from kernel_broker_redis.layout import Layout
 from kernel_broker_redis.letters import Letters
+from kernel_broker_redis.sender import MAX_BYTES, Sender
 from kernel_broker_redis.topics import RedisSubscription
-
-_MAX_BYTES: Final = 256 * 1024 * 1024
-"""Of a body: in base64 it is a third more, and Redis takes words of 512 MiB."""
-_AT_ONCE: Final = 500
-_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 
 
 class RedisBroker:
@@ -33,7 +29,7 @@ class RedisBroker:
     """
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=_MAX_BYTES)
+    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=MAX_BYTES)
     settings: tuple[Setting, ...] = BROKER_SETTINGS
     transaction_domain: str | None = None
 
@@ -41,6 +37,7 @@ class RedisBroker:
         self._timeout = config.timeout
         self.server = broker_server(config)
         self.layout = Layout(self.server.prefix, self.server.db, config.options)
+        self._sender = Sender(self.server, self.layout)
         self._letters = Letters(self.server, self.layout)
         self._lock = threading.Lock()
         self._holders: set[RedisConsumer | RedisSubscription] = set()
@@ -74,69 +71,7 @@ class RedisBroker:
         self.server.pipeline(commands)
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
-        outcomes: list[api.PublishOutcome] = [api.STORED] * len(batch)
-        calls = self._calls(batch, outcomes)
-        if not calls:
-            return outcomes
-        with self.server.link() as link:
-            replies = self._send(link, calls)
-        failed = [reply for reply in replies if isinstance(reply, BaseException)]
-        if failed and len(failed) == len(replies) and not any(isinstance(each, _Lost) for each in failed):
-            raise fault(failed[0], self.server.shown) from failed[0]
-        for (_, _, indexes), reply in zip(calls, replies, strict=True):
-            if isinstance(reply, BaseException):
-                for at in indexes:
-                    outcomes[at] = api.PublishOutcome(api.PublishState.UNKNOWN, str(reply))
-        return outcomes
-
-    def _calls(
-        self, batch: Sequence[Publication], outcomes: list[api.PublishOutcome]
-    ) -> list[tuple[Any, list[object], list[int]]]:
-        """Scripts, their words, and the publications that each stores; refusals are filled into `outcomes`."""
-        calls: list[tuple[Any, list[object], list[int]]] = []
-        open_calls: dict[tuple[str, bool], tuple[list[object], list[int]]] = {}
-        size = 0
-        for at, item in enumerate(batch):
-            if why := self._refusal(item):
-                outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, why)
-                continue
-            key = self.layout.list_of(item.queue, item.priority)
-            delayed = item.due is not None and not envelope.has_eta(item.message)
-            found = open_calls.get((key, delayed))
-            if found is None or len(found[1]) >= _AT_ONCE or size > _BYTES_AT_ONCE:
-                found = [self.layout.prefix, self.layout.sep, key], []
-                open_calls[key, delayed] = found
-                calls.append((scripts.DELAY if delayed else scripts.PUSH, *found))
-                size = 0
-            raw = envelope.publication(item)
-            if delayed and item.due is not None:
-                found[0].append(_milliseconds(item.due))
-            found[0].append(raw)
-            found[1].append(at)
-            size += len(raw)
-        return calls
-
-    def _refusal(self, item: Publication) -> str:
-        if why := self.layout.fault(item.queue):
-            return f"queue {item.queue!r}: {why}"
-        if len(item.message.body) > _MAX_BYTES:
-            return f"the body has {len(item.message.body)} bytes; {_MAX_BYTES} are the most this broker takes"
-        try:
-            _ = item.message.headers
-        except errors.InvalidTaskError as exc:
-            return str(exc)
-        return ""
-
-    def _send(self, link: Link, calls: Sequence[tuple[Any, list[object], list[int]]]) -> list[Any]:
-        """One reply or error for each call. Raises when nothing at all was sent."""
-        replies: list[Any] = []
-        try:
-            # One kind of script after the other, so that one which the server forgot can be told apart.
-            for script, words, _ in calls:
-                replies += link.scripts(script, [words])
-        except errors.OperationalError as exc:
-            replies += [_Lost(str(exc))] * (len(calls) - len(replies))
-        return replies
+        return self._sender.publish(batch)
 
     def consume(self, names: Sequence[str], options: api.ConsumeOptions) -> RedisConsumer:
         if not names:
@@ -223,12 +158,3 @@ class RedisBroker:
     def _forget(self, holder: RedisConsumer | RedisSubscription) -> None:
         with self._lock:
             self._holders.discard(holder)
-
-
-class _Lost(Exception):
-    """In the place of a reply that never came."""
-
-
-def _milliseconds(due: float) -> int:
-    # Rounded up: never early.
-    return -int(-due * 1000 // 1)

@@ -7,12 +7,13 @@ be cut out of both as text: whoever passes a message on need not parse them.
 
 from __future__ import annotations
 
-import binascii
+import itertools
 import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from kernel import errors
@@ -32,34 +33,86 @@ UNREADABLE: Final = "application/x-unreadable"
 """The content type of what waited in a list and is no envelope: no worker accepts it."""
 
 _encode: Final = json.JSONEncoder().encode
+_KNOWN: Final = 1000
+
+
+class Writer:
+    """Writes envelopes of publications. Usable from any thread; a process that was forked off makes other tags."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[str, str, str], tuple[bytes, bytes]] = {}
+        self._tags: tuple[int, bytes, Iterator[int]] = (0, b"", iter(()))
+
+    def publication(self, item: Publication) -> bytes:
+        """Raises `InvalidTaskError` when its headers are no JSON object."""
+        message = item.message
+        message.check()
+        kind = message.content_encoding, message.content_type, item.queue
+        known = self._ends.get(kind)
+        if known is None:
+            if len(self._ends) >= _KNOWN:
+                self._ends.clear()
+            known = self._ends[kind] = _middle(*kind[:2]), _address("", item.queue)
+        middle, address = known
+        pid, head, numbers = self._tags
+        if pid != os.getpid():
+            pid, head, numbers = self._tags = _tags()
+        return b"".join(
+            (
+                b'{"body": "',
+                b2a_base64(message.body, newline=False),
+                middle,
+                message.raw_headers,
+                b', "properties": ',
+                _open(message, item.priority),
+                address,
+                b"%b%012x" % (head, next(numbers)),
+                b'", "kernel_sent": %.3f}}' % time.time(),
+            )
+        )
+
+
+def _tags() -> tuple[int, bytes, Iterator[int]]:
+    """Of this process: the beginning of its tags, which are texts of UUIDs of version 4, and what numbers them."""
+    mark = os.urandom(16).hex()
+    start = int(mark[20:], 16) >> 1  # far enough from the end of twelve digits
+    return os.getpid(), f"{mark[:8]}-{mark[8:12]}-4{mark[13:16]}-a{mark[17:20]}-".encode(), itertools.count(start)
 
 
 def encode(message: Message, queue: str, *, priority: int = 0, exchange: str = "") -> bytes:
     """The envelope of a message for `queue`. Raises `InvalidTaskError` when its headers are no JSON object."""
-    _ = message.headers
+    message.check()
+    _, head, numbers = _tags()
+    return b"".join(
+        (
+            b'{"body": "',
+            b2a_base64(message.body, newline=False),
+            _middle(message.content_encoding, message.content_type),
+            message.raw_headers,
+            b', "properties": ',
+            _open(message, priority),
+            _address(exchange, queue),
+            b'%b%012x", "kernel_sent": %.3f}}' % (head, next(numbers), time.time()),
+        )
+    )
+
+
+def _middle(encoding: str, content_type: str) -> bytes:
+    return b'", "content-encoding": %b, "content-type": %b, "headers": ' % (_text(encoding), _text(content_type))
+
+
+def _address(exchange: str, queue: str) -> bytes:
+    address = f'"delivery_info": {{"exchange": {_encode(exchange)}, "routing_key": {_encode(queue)}}}, '
+    return f'{address}"body_encoding": "base64", "delivery_tag": "'.encode()
+
+
+def _open(message: Message, priority: int) -> bytes:
+    """The properties, ready for more."""
     properties = message.raw_properties or b"{}"
     if properties[:1] + properties[-1:] != b"{}" or (priority and not _says(properties, priority)):
         known = {**message.properties, "priority": priority} if priority else message.properties
         properties = _encode(known).encode()
-    mark = os.urandom(16).hex()
-    tag = f"{mark[:8]}-{mark[8:12]}-4{mark[13:16]}-a{mark[17:20]}-{mark[20:]}"
-    return b"".join(
-        (
-            b'{"body": "',
-            binascii.b2a_base64(message.body, newline=False),
-            b'", "content-encoding": ',
-            _text(message.content_encoding),
-            b', "content-type": ',
-            _text(message.content_type),
-            b', "headers": ',
-            message.raw_headers,
-            b', "properties": ',
-            properties[:-1],
-            b", " if len(properties) > 2 else b"",
-            f'"delivery_info": {{"exchange": {_encode(exchange)}, "routing_key": {_encode(queue)}}}, '
-            f'"body_encoding": "base64", "delivery_tag": "{tag}", "kernel_sent": {time.time():.3f}}}}}'.encode(),
-        )
-    )
+    return properties[:-1] + b", " if len(properties) > 2 else b"{"
 
 
 def _says(properties: bytes, priority: int) -> bool:
@@ -70,10 +123,6 @@ def _text(value: str) -> bytes:
     if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
         return b'"%b"' % value.encode()
     return _encode(value).encode()
-
-
-def publication(item: Publication) -> bytes:
-    return encode(item.message, item.queue, priority=item.priority)
 
 
 def decode(raw: bytes) -> Message:
@@ -102,7 +151,7 @@ def _message(head: re.Match[bytes], raw: bytes, at: int, properties: Mapping[str
     body, encoding, content_type = head.groups()
     return Message(
         raw[head.end() : at],
-        binascii.a2b_base64(body),
+        a2b_base64(body),
         content_type=content_type.decode(),
         content_encoding=encoding.decode(),
         properties=properties,
@@ -131,7 +180,7 @@ def _body(body: Any, encoding: Any) -> bytes:
     if not isinstance(body, str):
         raise TypeError("body")
     if encoding == "base64":
-        return binascii.a2b_base64(body)
+        return a2b_base64(body)
     return body.encode("utf-8", "surrogatepass")
 
 

@@ -70,9 +70,13 @@ class Link:
         try:
             return self.receive(timeout)
         except exceptions.ResponseError as exc:
-            if is_away(exc):
-                self.broken = True
-            return exc
+            return self.refused(exc)
+
+    def refused(self, exc: exceptions.ResponseError) -> exceptions.ResponseError:
+        """The same error; one of a server that is not ours any more ends the link."""
+        if is_away(exc):
+            self.broken = True
+        return exc
 
     def send(self, commands: Sequence[Command]) -> None:
         """Without waiting for answers."""

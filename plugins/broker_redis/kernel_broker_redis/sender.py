@@ -1,0 +1,198 @@
+"""The way of messages into their lists.
+
+What goes into a list is pushed by the plain command, and those who wait are asked for by the next one in the same
+round trip: a script would copy each message twice more. Only where somebody waits for a list that he does not watch
+by himself, a second round trip wakes him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from kernel_lib_redis import Link, fault
+from redis import exceptions
+
+from kernel import errors
+from kernel.interfaces import broker as api
+from kernel_broker_redis import scripts
+from kernel_broker_redis.envelope import Writer, has_eta
+
+if TYPE_CHECKING:
+    from kernel_lib_redis import RedisServer
+
+    from kernel.message import Publication
+    from kernel_broker_redis.layout import Layout
+
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""Of a body: in base64 it is a third more, and Redis takes words of 512 MiB."""
+_AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
+_MOST_WOKEN: Final = 32
+_KNOWN: Final = 1000
+
+
+class Sender:
+    """Publishes on one server. Usable from any thread."""
+
+    def __init__(self, server: RedisServer, layout: Layout) -> None:
+        self._server = server
+        self._layout = layout
+        self._writer = Writer()
+        self._known: dict[tuple[str, int], _List] = {}
+
+    def publish(self, batch: Sequence[Publication]) -> Sequence[api.PublishOutcome]:
+        """As `Broker.publish`."""
+        outcomes: list[api.PublishOutcome] = [api.STORED] * len(batch)
+        pushes, delays = self._sorted(batch, outcomes)
+        if not pushes and not delays:
+            return outcomes
+        with self._server.link() as link:
+            replies = self._push(link, pushes) if pushes else []
+            replies += self._delay(link, delays) if delays else []
+        failed = [reply for reply in replies if isinstance(reply, BaseException)]
+        if failed:
+            if len(failed) == len(replies) and not any(isinstance(each, _Lost) for each in failed):
+                raise fault(failed[0], self._server.shown) from failed[0]
+            for call, reply in zip((*pushes, *delays), replies, strict=True):
+                if isinstance(reply, BaseException):
+                    for at in call.indexes:
+                        outcomes[at] = api.PublishOutcome(api.PublishState.UNKNOWN, str(reply))
+        return outcomes
+
+    # --- what goes where ----------------------------------------------------------------------------------------
+
+    def _sorted(
+        self, batch: Sequence[Publication], outcomes: list[api.PublishOutcome]
+    ) -> tuple[list[_Call], list[_Call]]:
+        """Pushes and delays; refusals are filled into `outcomes`."""
+        pushes: list[_Call] = []
+        delays: list[_Call] = []
+        open_calls: dict[tuple[_List, bool], _Call] = {}
+        for at, item in enumerate(batch):
+            if why := self._refusal(item):
+                outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, why)
+                continue
+            where = self._list(item.queue, item.priority)
+            delayed = item.due is not None and not has_eta(item.message)
+            call = open_calls.get((where, delayed))
+            if call is None or len(call.indexes) >= _AT_ONCE or call.size > _BYTES_AT_ONCE:
+                call = open_calls[where, delayed] = _Call(where)
+                (delays if delayed else pushes).append(call)
+            raw = self._writer.publication(item)
+            if delayed and item.due is not None:
+                call.words.append(_milliseconds(item.due))
+            call.words.append(raw)
+            call.indexes.append(at)
+            call.size += len(raw)
+        return pushes, delays
+
+    def _refusal(self, item: Publication) -> str:
+        if (item.queue, item.priority) not in self._known and (why := self._layout.fault(item.queue)):
+            return f"queue {item.queue!r}: {why}"
+        if len(item.message.body) > MAX_BYTES:
+            return f"the body has {len(item.message.body)} bytes; {MAX_BYTES} are the most this broker takes"
+        try:
+            item.message.check()
+        except errors.InvalidTaskError as exc:
+            return str(exc)
+        return ""
+
+    def _list(self, queue: str, priority: int) -> _List:
+        found = self._known.get((queue, priority))
+        if found is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            found = self._known[queue, priority] = _List(self._layout, queue, priority)
+        return found
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def _push(self, link: Link, calls: Sequence[_Call]) -> list[Any]:
+        """One reply or error for each call."""
+        parts: list[bytes] = []
+        waiting: dict[_List, int] = {}
+        for call in calls:
+            parts.append(call.where.head % (len(call.words) + 2))
+            for raw in call.words:
+                parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
+            waiting[call.where] = waiting.get(call.where, 0) + len(call.words)
+        asked = 0
+        for where, count in waiting.items():
+            # A few more than there is work for: one may be dead, or have found something else to do.
+            number = str(min(count + 2, _MOST_WOKEN)).encode()
+            for ask in where.asks:
+                parts.append(ask % (len(number), number))
+                asked += 1
+        found: list[Any] = []
+        try:
+            link.send_packed(b"".join(parts))
+            for _ in range(len(calls) + asked):
+                found.append(_answer(link))
+        except errors.OperationalError as exc:
+            missing = len(calls) - len(found)
+            return [*found[: len(calls)], *([_Lost(str(exc))] * missing)]
+        woken = {cid for reply in found[len(calls) :] if isinstance(reply, list) for cid in reply}
+        if woken:
+            self._wake(link, woken)
+        return found[: len(calls)]
+
+    def _wake(self, link: Link, consumers: set[bytes]) -> None:
+        try:
+            link.pipeline([("PUBLISH", self._layout.wake(cid.decode()), b"1") for cid in consumers])
+        except errors.OperationalError:
+            # The messages are stored, and whoever was not woken looks by himself.
+            link.close()
+
+    def _delay(self, link: Link, calls: Sequence[_Call]) -> list[Any]:
+        batches = [[self._layout.prefix, self._layout.sep, call.where.key, *call.words] for call in calls]
+        try:
+            return link.scripts(scripts.DELAY, batches)
+        except errors.OperationalError as exc:
+            return [_Lost(str(exc))] * len(calls)
+
+
+class _List:
+    """A list, and what is said to the server about it, packed as far as it can be."""
+
+    __slots__ = ("asks", "head", "key")
+
+    def __init__(self, layout: Layout, queue: str, priority: int) -> None:
+        self.key = layout.list_of(queue, priority)
+        self.head = b"*%%d\r\n$5\r\nLPUSH\r\n%b" % _word(self.key)
+        sets = ["idle"] if self.key == layout.queue(queue) else ["idle", "idle:first"]
+        self.asks = [b"*3\r\n$4\r\nSPOP\r\n%b$%%d\r\n%%b\r\n" % _word(layout.own(queue, what)) for what in sets]
+
+
+class _Call:
+    """Some messages for one list, and their places in the batch."""
+
+    __slots__ = ("indexes", "size", "where", "words")
+
+    def __init__(self, where: _List) -> None:
+        self.where = where
+        self.words: list[Any] = []
+        self.indexes: list[int] = []
+        self.size = 0
+
+
+class _Lost(Exception):
+    """In the place of a reply that never came."""
+
+
+def _answer(link: Link) -> Any:
+    try:
+        return link.receive()
+    except exceptions.ResponseError as exc:
+        return link.refused(exc)
+
+
+def _word(text: str) -> bytes:
+    """A word of the protocol, in a template that is filled in by ``%``."""
+    raw = text.encode("utf-8")
+    return b"$%d\r\n%b\r\n" % (len(raw), raw.replace(b"%", b"%%"))
+
+
+def _milliseconds(due: float) -> int:
+    # Rounded up: never early.
+    return -int(-due * 1000 // 1)
