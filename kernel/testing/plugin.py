@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures ``kernel_app`` and ``kernel_worker``, and the marker ``kernel``.
+"""The pytest plugin: the fixtures ``kernel_app``, ``kernel_worker`` and ``kernel_rabbitmq``, and the marker ``kernel``.
 
 pytest loads this at start in every environment that has the kernel installed, whether its tests know of the kernel or
 not. So it imports pytest and nothing else; what a fixture needs is imported when a test asks for the fixture.
@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+    from kernel.testing.rabbitmq import RabbitProcess
     from kernel.worker.worker import Worker
 
 _KITS: Final = "kernel.testing.conformance"
@@ -58,6 +59,24 @@ def kernel_worker(kernel_app: Kernel) -> Iterator[Worker]:
     yield worker
     if not worker.drain(timeout=_STOPPING) and not worker.stop(timeout=_STOPPING):
         pytest.fail(f"the worker {worker.hostname} did not end")
+
+
+@pytest.fixture(scope="session")
+def kernel_rabbitmq() -> Iterator[RabbitProcess]:
+    """A private RabbitMQ that all tests of a run share, since it takes seconds to start: take `kernel_rabbitmq_url`
+    for a place of one's own on it, and `kernel.testing.rabbitmq.rabbitmq_server` for one to kill."""
+    from kernel.testing.rabbitmq import rabbitmq_server
+
+    with rabbitmq_server() as server:
+        yield server
+
+
+@pytest.fixture
+def kernel_rabbitmq_url(kernel_rabbitmq: RabbitProcess) -> Iterator[str]:
+    """The URL of an empty virtual host of this test's own, which is deleted with all that is in it."""
+    url = kernel_rabbitmq.add_vhost()
+    yield url
+    kernel_rabbitmq.delete_vhost(url)
 
 
 def marked_settings(node: pytest.Item) -> dict[str, Any]:
