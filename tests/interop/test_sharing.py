@@ -172,3 +172,21 @@ def test_with_both_killed_only_what_celery_had_taken_is_missing(pair: Fleet, ser
     said = {task for task in missing if task in logged}
     # A few went while they were on their way to it, before it could say anything.
     assert len(missing - said) <= 4, missing - said
+
+
+def test_neither_sweep_touches_what_the_other_side_holds(pair: Fleet, client: Any) -> None:
+    """Ours run, and wait for their time, longer than Celery's visibility timeout and past its sweep, which comes every
+    ten seconds; Celery's run longer than our lease, unacknowledged."""
+    launch(pair, INTEROP_VISIBILITY="9", INTEROP_LATE="1")
+    long, later = 12.0, 11.0
+    ours = {*pair.ours.send_many("shop.count", [(long,)], queue=pair.ours.queue)}
+    ours |= {*pair.theirs.send_many("shop.count", [(long,)], queue=pair.ours.queue)}
+    theirs = {*pair.ours.send_many("shop.count", [(6.0,)], queue=pair.theirs.queue)}
+    theirs |= {*pair.theirs.send_many("shop.count", [(6.0,)], queue=pair.theirs.queue)}
+    waiting = {*pair.ours.send_many("shop.count", [(0.0,)] * 5, queue=pair.ours.queue, countdown=later)}
+    waiting |= {*pair.theirs.send_many("shop.count", [(0.0,)] * 5, queue=pair.ours.queue, countdown=later)}
+    wait_for(lambda: client.hlen("unacked") == len(theirs), pair.logs)
+    wait_for_runs(pair, len(ours | theirs | waiting))
+    expected = dict.fromkeys(ours | waiting, ["kernel"]) | dict.fromkeys(theirs, ["celery"])
+    assert runs(pair) == expected
+    assert client.hlen("unacked") == 0
