@@ -94,6 +94,20 @@ class Ending:
         self.task = task
 
 
+def are_plain(endings: Sequence[Ending], *, with_payload: bool) -> bool:
+    """Whether these are the usual ones: of tasks of one name, in one state, and with nothing but an ACK. With
+    `with_payload` their records and publications are still to be carried out, and so make a difference."""
+    first = endings[0]
+    return all(
+        ending.verdict is Verdict.ACK
+        and ending.state == first.state
+        and ending.task == first.task
+        and not (ending.reason or ending.delay or ending.charged)
+        and not (with_payload and (ending.records or ending.publications))
+        for ending in endings
+    )
+
+
 class Sink(Protocol):
     """Where an executor delivers; any thread may call it."""
 

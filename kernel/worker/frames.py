@@ -13,7 +13,7 @@ from kernel import errors
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
-from kernel.worker.assignment import Assignment, Ending, Obituary
+from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
 
 _BATCH: Final = struct.Struct("!QH")  # epoch, count
 # seq, flags, starts, queue, token, obituary, kind of content, properties, headers, body
@@ -182,8 +182,8 @@ def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
 def pack_endings(child: int, endings: Sequence[Ending], *, with_payload: bool) -> bytes:
     """One ending, or several, as a datagram. The usual ones, of the same task and with nothing but an ACK, take
     sixteen bytes each."""
-    first = endings[0]
-    if all(_is_plain(ending, first, with_payload) for ending in endings):
+    if are_plain(endings, with_payload=with_payload):
+        first = endings[0]
         state, task = first.state.encode(), first.task.encode()[:2000]
         numbers: list[int | float] = []
         for ending in endings:
@@ -192,16 +192,6 @@ def pack_endings(child: int, endings: Sequence[Ending], *, with_payload: bool) -
         return b"".join((KIND_DONE, head, state, task, struct.pack("!" + "Qd" * len(endings), *numbers)))
     packed = [pack_ending(child, ending, with_payload=with_payload) for ending in endings]
     return packed[0] if len(packed) == 1 else KIND_ENDS + pack_parts(packed)
-
-
-def _is_plain(ending: Ending, first: Ending, with_payload: bool) -> bool:
-    return (
-        ending.verdict is Verdict.ACK
-        and ending.state == first.state
-        and ending.task == first.task
-        and not (ending.reason or ending.delay or ending.charged)
-        and not (with_payload and (ending.records or ending.publications))
-    )
 
 
 def unpack_done(frame: bytes) -> tuple[str, str, list[tuple[int, float]]]:

@@ -15,7 +15,7 @@ from kernel import drivers, errors
 from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import Drained, PoolConfig
 from kernel.worker import slots
-from kernel.worker.assignment import Assignment, Ending
+from kernel.worker.assignment import Assignment, Ending, are_plain
 from kernel.worker.cleaning import Cleaner
 from kernel.worker.execute import Executor, TaskJob
 from kernel.worker.executors import Listener
@@ -147,6 +147,8 @@ class Local:
         self._executor = Executor(app, hostname=manifest.hostname, sink=self)
         self._inbox = LocalInbox(self._flush)
         self._outcomes: deque[tuple[str, Any]] = deque()
+        # Short tasks that came together and have not begun: while there are any, ends can wait for company.
+        self._short: set[int] = set()
         self._waker = Waker()
         self._active: dict[int, LocalJob] = {}
         self._stolen: set[int] = set()
@@ -203,6 +205,8 @@ class Local:
         return self._thread.is_alive()
 
     def send(self, items: Sequence[Item]) -> bool:
+        if len(items) > 1:
+            self._short.update(item.seq for item in items)
         for item in items:
             assignment = item.assignment(self.lease_valid)
             job = LocalJob(self, assignment, self._executor.job(assignment))
@@ -214,6 +218,7 @@ class Local:
         jobs = self._inbox.get_back()
         for job in jobs:
             self._active.pop(job.assignment.seq, None)
+            self._short.discard(job.assignment.seq)
         return [job.assignment.seq for job in jobs]
 
     def collect(self) -> None:
@@ -221,7 +226,9 @@ class Local:
         self._waker.reset()
         while self._outcomes:
             kind, value = self._outcomes.popleft()
-            if kind == "ended":
+            if kind == "done":
+                self._listener.on_done(*value)
+            elif kind == "ended":
                 self._listener.on_ended(value)
             elif kind == "dropped":
                 self._listener.on_dropped(value, 0)
@@ -288,6 +295,7 @@ class Local:
 
     def begin(self, job: LocalJob) -> bool:
         seq = job.assignment.seq
+        self._short.discard(seq)
         job.started = time.monotonic()
         if seq not in self._stolen:
             return True
@@ -305,7 +313,7 @@ class Local:
     def ended(self, ending: Ending) -> None:
         job = self._active.get(ending.seq)
         early = job is not None and job.assignment.early_ack
-        self._outbox.add(ending, more_soon=False, early_ack=early)
+        self._outbox.add(ending, more_soon=bool(self._short), early_ack=early)
 
     def report(self, topic: str, data: Mapping[str, Any]) -> None:
         self._tell("report", (topic, data))
@@ -314,8 +322,12 @@ class Local:
         for ending in endings:
             self._active.pop(ending.seq, None)
             self._stolen.discard(ending.seq)
-            self._outcomes.append(("ended", ending))
-        self._waker.wake()
+        if are_plain(endings, with_payload=self._outbox.atomic):
+            ends = [(ending.seq, ending.runtime) for ending in endings]
+            self._tell("done", (endings[0].state, endings[0].task, ends))
+            return
+        for ending in endings:
+            self._tell("ended", ending)
 
     def _resume(self, seq: int, standing: Record) -> Ending | None:
         job = self._active.get(seq)
