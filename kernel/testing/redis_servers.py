@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -100,51 +101,74 @@ class SentinelSet:
     servers: list[RedisProcess]
     sentinels: list[subprocess.Popen[bytes]]
     ports: list[int]
+    password: str = ""
 
     def primary(self) -> RedisProcess:
         """Where the Sentinels see the primary now."""
-        answer = ask(self.ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name).splitlines()
+        answer = self._ask(self.ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name).splitlines()
         return next(server for server in self.servers if str(server.port) == answer[1])
 
     def wait_for_failover(self, old: RedisProcess) -> RedisProcess:
         """Until another one is the primary, and takes writes."""
-        _until(lambda: self.primary() is not old and "role:master" in ask(self.primary().port, "INFO", "replication"))
+        _until(lambda: self.primary() is not old and "role:master" in self._info(self.primary()))
         return self.primary()
+
+    def wait_for_replica(self) -> None:
+        """Until the replica has got what the primary was sent before this call."""
+        offset = _fact(self._info(self.primary()), "master_repl_offset")
+        (replica,) = (server for server in self.servers if server is not self.primary())
+        _until(lambda: _fact(self._info(replica), "slave_repl_offset") >= offset)
+
+    def _info(self, server: RedisProcess) -> str:
+        return self._ask(server.port, "INFO", "replication")
+
+    def _ask(self, port: int, *words: str) -> str:
+        return ask(port, *words, password=self.password)
+
+
+def _fact(text: str, name: str) -> int:
+    return next(int(line.partition(":")[2]) for line in text.splitlines() if line.startswith(f"{name}:"))
 
 
 @contextlib.contextmanager
 def redis_sentinel(
-    *options: str, sentinels: int = 1, silence: float = 0.6, name: str = MASTER, fsync: str | None = None
+    *options: str, sentinels: int = 1, silence: float = 0.6, name: str = MASTER, password: str = ""
 ) -> Iterator[SentinelSet]:
-    """Sentinels that take a primary for dead after `silence` seconds. `options` are those of both servers."""
+    """Sentinels that take a primary for dead after `silence` seconds. `options` are those of both servers.
+
+    With a `password` the servers ask for it, and so does a single Sentinel.
+    """
     folder = Path(tempfile.mkdtemp(prefix="kernel-sentinel-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        fast = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *options)
-        primary = stack.enter_context(redis_server(*fast, fsync=fsync))
-        replica = stack.enter_context(redis_server("--replicaof", "127.0.0.1", str(primary.port), *fast, fsync=fsync))
-        _until(lambda: "master_link_status:up" in ask(replica.port, "INFO", "replication"))
+        locked = ("--requirepass", password, "--masterauth", password) if password else ()
+        fast = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *locked, *options)
+        primary = stack.enter_context(redis_server(*fast))
+        replica = stack.enter_context(redis_server("--replicaof", "127.0.0.1", str(primary.port), *fast))
+        _until(lambda: "master_link_status:up" in ask(replica.port, "INFO", "replication", password=password))
         ports = [servers._free_port() for _ in range(sentinels)]
         lines = [
             f"sentinel monitor {name} 127.0.0.1 {primary.port} {sentinels // 2 + 1}",
             f"sentinel down-after-milliseconds {name} {round(silence * 1000)}",
             f"sentinel failover-timeout {name} 4000",
         ]
-        running = [stack.enter_context(_sentinel(port, folder / str(port), lines)) for port in ports]
+        if password:
+            lines += [f"sentinel auth-pass {name} {password}", f"requirepass {password}"]
+        running = [stack.enter_context(_sentinel(port, folder / str(port), lines, password)) for port in ports]
         for port in ports:
-            _until(lambda port=port: _sees_replica(port, name, sentinels - 1))  # type: ignore[misc]
+            _until(lambda port=port: _sees_replica(port, name, sentinels - 1, password))  # type: ignore[misc]
         url = ";".join(f"sentinel://127.0.0.1:{port}" for port in ports)
-        yield SentinelSet(url, name, [primary, replica], running, ports)
+        yield SentinelSet(url, name, [primary, replica], running, ports, password)
 
 
-def _sees_replica(port: int, name: str, others: int) -> bool:
-    facts = ask(port, "SENTINEL", "MASTER", name).splitlines()
+def _sees_replica(port: int, name: str, others: int, password: str) -> bool:
+    facts = ask(port, "SENTINEL", "MASTER", name, password=password).splitlines()
     known = dict(zip(facts[::2], facts[1::2], strict=False))
     return known.get("num-slaves") == "1" and known.get("num-other-sentinels") == str(others)
 
 
 @contextlib.contextmanager
-def _sentinel(port: int, folder: Path, lines: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _sentinel(port: int, folder: Path, lines: Sequence[str], password: str) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir()
     config, log = folder / "sentinel.conf", folder / "log"
     log.touch()
@@ -154,7 +178,7 @@ def _sentinel(port: int, folder: Path, lines: Sequence[str]) -> Iterator[subproc
         ["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
     )
     try:
-        _until(lambda: process.poll() is None and ask(port, "PING").strip() == "PONG")
+        _until(lambda: process.poll() is None and ask(port, "PING", password=password).strip() == "PONG")
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -246,11 +270,12 @@ def _slot_port(port: int, slot: int) -> int | None:
 # --- asking ---------------------------------------------------------------------------------------------------
 
 
-def ask(port: int, *words: str) -> str:
+def ask(port: int, *words: str, password: str = "") -> str:
     """What the server at `port` answers, as redis-cli tells it; "" while there is none."""
     command = ["redis-cli", "-p", str(port), *words]
+    login = {"REDISCLI_AUTH": password} if password else {}
     with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, env={**os.environ, **login}).stdout
     return ""
 
 

@@ -22,6 +22,7 @@ _AWAY_KINDS: Final = (
     exceptions.TryAgainError,
 )
 """The same where redis-py has taken the word off."""
+_CLUSTER_KINDS: Final = (exceptions.ClusterError, exceptions.AskError, exceptions.TryAgainError)
 _ELSEWHERE: Final = "non local key"
 """What a script is told that touches a slot which moved to another node."""
 
@@ -53,7 +54,7 @@ def fault(exc: BaseException, shown: str) -> errors.KernelError:
         return errors.OperationalError(f"{shown} takes no writes now: {text}")
     if isinstance(exc, exceptions.NoPermissionError) or text.startswith("NOPERM"):
         return errors.OperationalError(f"{shown} does not let this user do that: {text}; {_RIGHTS}")
-    if isinstance(exc, exceptions.ClusterError | exceptions.MovedError) or _ELSEWHERE in text:
+    if isinstance(exc, _CLUSTER_KINDS) or _ELSEWHERE in text:
         return errors.OperationalError(f"{shown} has not got these keys now ({text}); the cluster is asked again")
     if isinstance(exc, exceptions.ResponseError) and not isinstance(exc, exceptions.ConnectionError):
         return errors.OperationalError(f"{shown} refused a command: {text}")
@@ -63,8 +64,8 @@ def fault(exc: BaseException, shown: str) -> errors.KernelError:
 _RIGHTS: Final = "it needs the rights `~* &* +@all -@admin +info +role`, or with a global_keyprefix `~prefix* &prefix*`"
 
 
-def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
-    """Why no connection could be made; nothing was sent."""
+def connect_fault(exc: BaseException, shown: str, *, tls: bool = False) -> errors.KernelError:
+    """Why no connection could be made; nothing was sent. `tls` says that it was to be one with TLS."""
     text = _line(exc)
     if isinstance(exc, exceptions.BusyLoadingError):
         return errors.OperationalError(f"{shown} is still loading its data ({text})")
@@ -81,10 +82,10 @@ def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
         )
     if isinstance(exc, exceptions.ResponseError):
         return errors.ImproperlyConfigured(f"{shown} refused the connection: {text}")
-    return _unreachable(exc, shown, text)
+    return _unreachable(exc, shown, text, "; or that it speaks TLS" if tls else "")
 
 
-def _unreachable(exc: BaseException, shown: str, text: str) -> errors.KernelError:
+def _unreachable(exc: BaseException, shown: str, text: str, doubt: str) -> errors.KernelError:
     for each in _chain(exc):
         if isinstance(each, ssl.SSLCertVerificationError):
             return errors.ImproperlyConfigured(
@@ -110,7 +111,7 @@ def _unreachable(exc: BaseException, shown: str, text: str) -> errors.KernelErro
         if isinstance(each, TimeoutError | exceptions.TimeoutError):
             return errors.OperationalError(
                 f"cannot connect to {shown}: no answer in time; check that the server runs, and that no firewall is in "
-                "between"
+                f"between{doubt}"
             )
         if isinstance(each, ConnectionResetError) or "closed by server" in str(each).lower():
             return errors.OperationalError(
@@ -134,7 +135,10 @@ def _tls_fault(exc: ssl.SSLError, shown: str) -> errors.KernelError:
             "ssl_keyfile"
         )
     if "EOF" in reason:
-        return errors.OperationalError(f"cannot connect to {shown}: it hung up during the TLS handshake ({reason})")
+        return errors.OperationalError(
+            f"cannot connect to {shown}: it hung up during the TLS handshake ({reason}); it may speak "
+            "no TLS, or ask for a certificate of ours: ssl_certfile and ssl_keyfile"
+        )
     return errors.ImproperlyConfigured(f"{shown} cannot be spoken to with TLS: {reason}")
 
 

@@ -34,7 +34,7 @@ class Link:
             self._wire = Wire(self._connection)
         except (exceptions.RedisError, OSError) as exc:
             self.close()
-            raise connect_fault(exc, self.shown) from exc
+            raise connect_fault(exc, self.shown, tls=target.tls) from exc
 
     def call(self, *command: object, timeout: float | None = None) -> Any:
         (reply,) = self.pipeline([command], timeout=timeout)

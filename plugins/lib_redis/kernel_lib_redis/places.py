@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from kernel import errors
+from kernel_lib_redis.faults import connect_fault
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.target import Manner, Target
 
@@ -114,6 +115,7 @@ class Sentinel:
                 self._count_others(link, sentinel)
             found = link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
         except errors.OperationalError as exc:
+            _refuse_login(exc, link.shown)
             if isinstance(exc.__cause__, ResponseError) and "unknown command" in str(exc).lower():
                 raise errors.ImproperlyConfigured(
                     f"{_text(sentinel)} is no Sentinel; write redis://{_text(sentinel)} for a Redis server"
@@ -177,6 +179,7 @@ class Cluster:
         try:
             table = link.call("CLUSTER", "SLOTS")
         except errors.OperationalError as exc:
+            _refuse_login(exc, link.shown)
             if isinstance(exc.__cause__, ResponseError) and "cluster support disabled" in str(exc):
                 raise errors.ImproperlyConfigured(
                     f"{_text(node)} belongs to no cluster; write redis:// in place of redis+cluster://"
@@ -204,10 +207,19 @@ def has_tag(prefix: str) -> bool:
     return start >= 0 and prefix.find("}", start) > start + 1
 
 
+def _refuse_login(exc: errors.OperationalError, shown: str) -> None:
+    """A wrong login is no matter of time. Raises `ImproperlyConfigured` for one."""
+    if isinstance(exc.__cause__, AuthenticationError | NoPermissionError):
+        raise connect_fault(exc.__cause__, shown) from exc
+
+
 def _primary(target: Target) -> Link:
     """A connection to a server that takes writes. Raises `OperationalError` for a replica."""
     link = Link(target)
     (role,) = link.pipeline([("ROLE",)])
+    if isinstance(role, AuthenticationError):
+        link.close()
+        raise connect_fault(role, target.shown) from role
     if isinstance(role, list) and role and role[0] != b"master":
         link.close()
         raise errors.OperationalError(f"{target.shown} is a {role[0].decode()} and takes no writes")

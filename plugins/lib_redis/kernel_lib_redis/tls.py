@@ -35,6 +35,9 @@ def tls_arguments(given: object, setting: str, *, wanted: bool, of_url: Mapping[
     asks for TLS, and `of_url` what it says of it; that goes before. The server's certificate is verified unless
     ``ssl_cert_reqs`` says otherwise. Raises `InvalidSetting` and `UnknownSetting`.
     """
+    if isinstance(given, str):
+        # From an environment variable.
+        given = {"true": True, "false": False}.get(given.lower(), given)
     if given is not None and not isinstance(given, bool | Mapping):
         raise errors.InvalidSetting(
             f"{setting} is {given!r}; True or a dictionary is needed, such as {{'ssl_ca_certs': '/path/to/ca.pem'}}"
