@@ -13,6 +13,8 @@ import pytest
 
 from tests.leftovers import Leftover, Leftovers
 
+pytest_plugins = ["tests.faults.table"]
+
 RUN = "SUITE_RUN"
 """In the environment of every process that a run starts; not of our prefix, which the tests take away."""
 GRACE = 5.0

@@ -32,6 +32,7 @@ plugin = Plugin()
 """
 
 
+@pytest.mark.case("D6")
 def test_a_plugin_that_hangs_costs_no_lease_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "p"))
     settings = {"worker_lease": 1, "plugins": ["hanging:plugin"], "worker_hook_deadline": 8}

@@ -82,6 +82,7 @@ def test_four_workers_and_eight_producers_on_one_file(tmp_path: Path) -> None:
         assert len({note.pid for note in project.notes()}) == 8
 
 
+@pytest.mark.case("N1")
 def test_hostile_messages_among_good_ones(tmp_path: Path) -> None:
     from kernel.testing.hostile import hostile_messages
 

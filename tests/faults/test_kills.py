@@ -34,6 +34,7 @@ def committed(project: Project) -> set[str]:
     return set(project.counts("COMMIT"))
 
 
+@pytest.mark.case("X1")
 def test_children_killed_at_random(tmp_path: Path) -> None:
     with project_in(tmp_path / "p") as project, WorkerProcess(project, "-c", "2") as worker:
         results = project.task("work").map_delay([(f"k{n}", 0.01) for n in range(300)])
@@ -52,6 +53,7 @@ def test_children_killed_at_random(tmp_path: Path) -> None:
         assert project.app.broker.stats()[0].dead == 0
 
 
+@pytest.mark.case("X2")
 def test_the_worker_killed_at_random(tmp_path: Path) -> None:
     with project_in(tmp_path / "p") as project:
         results = project.task("work").map_delay([(f"k{n}", 0.01) for n in range(400)])
@@ -66,6 +68,7 @@ def test_the_worker_killed_at_random(tmp_path: Path) -> None:
         assert project.app.broker.stats()[0].dead == 0
 
 
+@pytest.mark.case("F1")
 def test_killed_between_receive_and_announcement(tmp_path: Path) -> None:
     """A task that is in no slot, no inbox and no outcome is found by accounting, not by its lease of an hour."""
     failpoint = {"KERNEL_FAILPOINTS": "child.taken=kill%35", "KERNEL_WORKER_LEASE": "3600"}
@@ -84,6 +87,7 @@ def test_killed_between_receive_and_announcement(tmp_path: Path) -> None:
         assert set(project.counts("BEGIN").values()) == {1}
 
 
+@pytest.mark.case("X4")
 def test_one_segfault_among_innocents_and_the_worker_killed_too(tmp_path: Path) -> None:
     settings = {"task_delivery_limit": 5}
     with project_in(tmp_path / "p", tasks=CALLBACKS, **settings) as project:
@@ -115,6 +119,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.case("A1")
 @pytest.mark.parametrize("point", POINTS)
 def test_every_arrow_of_an_end(tmp_path: Path, point: str) -> None:
     """Whatever the moment: every task commits, has one result, and its callback runs once."""

@@ -25,6 +25,7 @@ def fenced(self, key, seconds):
 """
 
 
+@pytest.mark.case("F3")
 def test_a_stale_owner_is_refused(tmp_path: Path) -> None:
     """A worker frozen past its lease: another one runs its task; what the first settles afterwards counts for
     nothing."""
@@ -46,6 +47,7 @@ def test_a_stale_owner_is_refused(tmp_path: Path) -> None:
         assert (stats.ready, stats.claimed, stats.dead) == (0, 0, 0)
 
 
+@pytest.mark.case("F4")
 def test_the_next_owner_may_die_too(tmp_path: Path) -> None:
     """F4: the stale worker's settlement takes no protection from the new holder."""
     with project_in(tmp_path / "p", tasks=FENCED, worker_lease=1) as project:
@@ -62,6 +64,7 @@ def test_the_next_owner_may_die_too(tmp_path: Path) -> None:
         assert project.counts("BEGIN")["x"] == 3
 
 
+@pytest.mark.case("X10")
 def test_a_frozen_child_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
     with project_in(tmp_path / "p", worker_lease=1) as project, WorkerProcess(project, "-c", "2") as worker:
         slow = project.task("work").delay("slow", 1.0)
@@ -76,6 +79,7 @@ def test_a_frozen_child_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
         assert len(worker.children()) == 2
 
 
+@pytest.mark.case("S1", "P4")
 def test_a_writer_that_holds_the_lock_is_waited_for(tmp_path: Path) -> None:
     with project_in(tmp_path / "p") as project, WorkerProcess(project, "-c", "2") as worker:
         assert project.task("add").delay(1, 1).get(timeout=10) == 2
@@ -104,6 +108,7 @@ def test_a_writer_that_holds_the_lock_is_waited_for(tmp_path: Path) -> None:
         assert worker.process.poll() is None
 
 
+@pytest.mark.case("T1")
 def test_delays_survive_the_death_of_everyone(tmp_path: Path) -> None:
     """T1: none early, none lost, none twice."""
     with project_in(tmp_path / "p") as project:
@@ -122,6 +127,7 @@ def test_delays_survive_the_death_of_everyone(tmp_path: Path) -> None:
                 assert note.at >= due[note.key] - 0.05
 
 
+@pytest.mark.case("D1")
 def test_sigterm_while_busy(tmp_path: Path) -> None:
     """D1: what runs ends, what was not started is back at once, and the exit is clean."""
     with project_in(tmp_path / "p") as project:
@@ -139,6 +145,7 @@ def test_sigterm_while_busy(tmp_path: Path) -> None:
         assert set(project.counts("COMMIT").values()) == {1}
 
 
+@pytest.mark.case("D1")
 @pytest.mark.parametrize("order", [(signal.SIGTERM, signal.SIGQUIT), (signal.SIGINT, signal.SIGINT)])
 def test_a_cold_end_gives_back_what_ran(tmp_path: Path, order: tuple[int, int]) -> None:
     with project_in(tmp_path / "p") as project:

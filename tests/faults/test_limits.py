@@ -81,6 +81,7 @@ POOLS = [
 ]
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_task_of_ten_leases_that_holds_the_gil_is_begun_once(tmp_path: Path, pool: tuple[str, ...]) -> None:
     with project_in(tmp_path / "p", tasks=TASKS, worker_lease=1) as project:
@@ -180,6 +181,7 @@ def test_limits_in_the_workers_own_process(tmp_path: Path, pool: str) -> None:
         assert worker.process.poll() is None
 
 
+@pytest.mark.case("X5")
 def test_a_limit_that_races_with_the_end_gives_one_result(tmp_path: Path) -> None:
     """X5: whichever comes first, state, result and ledger agree."""
     with project_in(tmp_path / "p", tasks=TASKS) as project:
@@ -198,6 +200,7 @@ def test_a_limit_that_races_with_the_end_gives_one_result(tmp_path: Path) -> Non
         assert max(project.counts("BEGIN").values()) == 1
 
 
+@pytest.mark.case("X6")
 def test_a_kill_never_hits_the_next_task(tmp_path: Path) -> None:
     """X6: short tasks back to back, every tenth of which runs right into its hard limit."""
     with project_in(tmp_path / "p", tasks=TASKS) as project:
@@ -212,6 +215,7 @@ def test_a_kill_never_hits_the_next_task(tmp_path: Path) -> None:
         assert {committed[f"i{n}"] for n in range(600)} == {1}
 
 
+@pytest.mark.case("X9")
 def test_tasks_that_leave_in_strange_ways(tmp_path: Path) -> None:
     settings = {"task_delivery_limit": 2}
     with project_in(tmp_path / "p", tasks=TASKS, **settings) as project, WorkerProcess(project, "-c", "2") as worker:

@@ -39,6 +39,7 @@ def committed(project: Project) -> set[str]:
     return set(project.counts("COMMIT"))
 
 
+@pytest.mark.case("X1")
 def test_children_killed_at_random(tmp_path: Path, url: str) -> None:
     with (
         project_in(tmp_path / "p", broker=url, backend=url) as project,
@@ -60,6 +61,7 @@ def test_children_killed_at_random(tmp_path: Path, url: str) -> None:
         assert (stats.ready, stats.dead) == (0, 0)
 
 
+@pytest.mark.case("X2")
 def test_the_worker_killed_at_random(tmp_path: Path, url: str) -> None:
     # Nobody on the server knows at once that a worker elsewhere was killed: its lease has to run out.
     with project_in(tmp_path / "p", broker=url, backend=url, worker_lease=1.0) as project:
@@ -92,6 +94,7 @@ def test_four_workers_run_each_of_16000_ids_once(tmp_path: Path, url: str) -> No
         assert not any("Error" in worker.log for worker in workers)
 
 
+@pytest.mark.case("F12", "S7")
 def test_connections_cut_by_the_server_heal(tmp_path: Path, url: str) -> None:
     """As a restart of the server does it: every session ends, at whatever point it is."""
     with (
