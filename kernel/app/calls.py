@@ -35,7 +35,10 @@ class Calls:
         if self._app.conf.task_always_eager:
             return self._eager(task, args, kwargs, options)
         publication, options = self._prepared(task, args, kwargs, options)
-        self._app.publisher.send((publication,), **_retrying(options))
+        if options:
+            self._app.publisher.send((publication,), **_retrying(options))
+        else:
+            self._app.publisher.send((publication,))
         return self._result(task, publication, options)
 
     async def acall(
@@ -73,8 +76,7 @@ class Calls:
         ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
         app = self._app
         results: list[AsyncResult[Any]] = [
-            AsyncResult(_task_id(publication), None, name, app, ignored=ignored)
-            for publication in publications
+            AsyncResult(_task_id(publication), None, name, app, ignored=ignored) for publication in publications
         ]
         parent = self._parent(options)
         if parent is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from kernel_lib_redis import BROKER_SETTINGS, broker_server, examine
 
@@ -20,6 +20,9 @@ from kernel_broker_redis.layout import Layout
 from kernel_broker_redis.letters import Letters
 from kernel_broker_redis.sender import MAX_BYTES, Sender
 from kernel_broker_redis.topics import RedisSubscription
+
+_AT_ONCE: Final = 1000
+"""Messages that one script moves: other clients wait meanwhile."""
 
 
 class RedisBroker:
@@ -106,6 +109,16 @@ class RedisBroker:
 
     def purge(self, queue: str) -> int:
         return int(self._run(scripts.PURGE, *self.layout.lists(queue)))
+
+    def release(self, queue: str) -> api.Released:
+        """Celery's workers and kombu's tools find everything in the queue's lists afterwards."""
+        lists = self.layout.lists(*self.layout.check([queue]))
+        claimed = delayed = 0
+        while True:
+            owners, given_back, moved = self._run(scripts.PLAIN, _AT_ONCE, *lists)
+            claimed, delayed = claimed + given_back, delayed + moved
+            if owners or moved < _AT_ONCE:
+                return api.Released(queue, delayed, claimed, owners)
 
     def peek(self, queue: str, limit: int) -> Sequence[Message]:
         if limit <= 0:

@@ -427,6 +427,39 @@ return { ready, delayed, claimed, redis.call('ZCARD', own(queue, 'dead:order')),
 """
 )
 
+# ARGV: prefix, sep, how many to move at most, lists of one queue.
+# Answers how many consumers of the queue live, and if none does, how many claimed and how many delayed messages of it
+# wait in its lists from now on.
+PLAIN: Final = Script(
+    _COMMON
+    + r"""
+local queue, limit, owners, claimed, delayed = ARGV[4], tonumber(ARGV[3]), 0, 0, 0
+for _, cid in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
+  if redis.call('SISMEMBER', consumer_key(cid) .. ':lists', queue) == 1 then
+    if tonumber(redis.call('ZSCORE', CONSUMERS, cid)) > NOW then
+      owners = owners + 1
+    else
+      for i = 4, #ARGV do claimed = claimed + redis.call('HLEN', own(ARGV[i], 'held:' .. cid)) end
+      release(cid, true)
+    end
+  end
+end
+if owners > 0 then return { owners, claimed, 0 } end
+for i = 4, #ARGV do
+  local list = ARGV[i]
+  -- The earliest first, behind all that waits already.
+  for _, member in ipairs(redis.call('ZRANGE', own(list, 'delayed'), 0, limit - delayed - 1)) do
+    redis.call('LPUSH', list, string.sub(member, 26))
+    redis.call('ZREM', own(list, 'delayed'), member)
+    delayed = delayed + 1
+  end
+  redis.call('UNLINK', own(list, 'seen'))
+  if delayed >= limit then break end
+end
+return { 0, claimed, delayed }
+"""
+)
+
 # ARGV: prefix, sep, lists of one queue.
 PURGE: Final = Script(
     _COMMON

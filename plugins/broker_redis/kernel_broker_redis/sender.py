@@ -43,6 +43,8 @@ class Sender:
 
     def publish(self, batch: Sequence[Publication]) -> Sequence[api.PublishOutcome]:
         """As `Broker.publish`."""
+        if len(batch) == 1 and batch[0].due is None:
+            return (self._publish_one(batch[0]),)
         outcomes: list[api.PublishOutcome] = [api.STORED] * len(batch)
         pushes, delays = self._sorted(batch, outcomes)
         if not pushes and not delays:
@@ -59,6 +61,31 @@ class Sender:
                     for at in call.indexes:
                         outcomes[at] = api.PublishOutcome(api.PublishState.UNKNOWN, str(reply))
         return outcomes
+
+    def _publish_one(self, item: Publication) -> api.PublishOutcome:
+        """What `delay()` does, without the lists that many messages need."""
+        if why := self._refusal(item):
+            return api.PublishOutcome(api.PublishState.REFUSED, why)
+        where = self._list(item.queue, item.priority)
+        raw = self._writer.publication(item)
+        link = self._server.take()
+        try:
+            link.send_packed(b"".join((where.one, b"%d\r\n" % len(raw), raw, where.ask_for_one)))
+            stored = _answer(link)
+            woken = _consumers([_answer(link) for _ in where.asks])
+            if woken:
+                self._wake(link, woken)
+        except errors.OperationalError as exc:
+            link.close()
+            return api.PublishOutcome(api.PublishState.UNKNOWN, str(exc))
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            self._server.give(link)
+        if isinstance(stored, BaseException):
+            raise fault(stored, self._server.shown) from stored
+        return api.STORED
 
     # --- what goes where ----------------------------------------------------------------------------------------
 
@@ -132,7 +159,7 @@ class Sender:
         except errors.OperationalError as exc:
             missing = len(calls) - len(found)
             return [*found[: len(calls)], *([_Lost(str(exc))] * missing)]
-        woken = {cid for reply in found[len(calls) :] if isinstance(reply, list) for cid in reply}
+        woken = _consumers(found[len(calls) :])
         if woken:
             self._wake(link, woken)
         return found[: len(calls)]
@@ -155,13 +182,15 @@ class Sender:
 class _List:
     """A list, and what is said to the server about it, packed as far as it can be."""
 
-    __slots__ = ("asks", "head", "key")
+    __slots__ = ("ask_for_one", "asks", "head", "key", "one")
 
     def __init__(self, layout: Layout, queue: str, priority: int) -> None:
         self.key = layout.list_of(queue, priority)
+        self.one = b"*3\r\n$5\r\nLPUSH\r\n%b$" % (_word(self.key) % ())
         self.head = b"*%%d\r\n$5\r\nLPUSH\r\n%b" % _word(self.key)
         sets = ["idle"] if self.key == layout.queue(queue) else ["idle", "idle:first"]
         self.asks = [b"*3\r\n$4\r\nSPOP\r\n%b$%%d\r\n%%b\r\n" % _word(layout.own(queue, what)) for what in sets]
+        self.ask_for_one = b"\r\n" + b"".join(ask % (1, b"3") for ask in self.asks)
 
 
 class _Call:
@@ -178,6 +207,10 @@ class _Call:
 
 class _Lost(Exception):
     """In the place of a reply that never came."""
+
+
+def _consumers(replies: Sequence[Any]) -> set[bytes]:
+    return {cid for reply in replies if isinstance(reply, list) for cid in reply}
 
 
 def _answer(link: Link) -> Any:

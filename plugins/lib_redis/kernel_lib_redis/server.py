@@ -61,7 +61,8 @@ class RedisServer:
         self._idle_options = plan.idle
         self._check_after = plan.options.get("health_check_interval", _CHECKED_AFTER) or float("inf")
         self._most: int | None = plan.options.get("max_connections")
-        self._free = threading.Condition()
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
         self._used = 0
         # With the time at which each was given back.
         self._idle: list[tuple[Link, float]] = []
@@ -97,7 +98,7 @@ class RedisServer:
     def link(self) -> Iterator[Link]:
         """A connection for the length of the block. With `max_connections` in use, it waits for one to be given back,
         for `timeout` seconds at most; then it raises `OperationalError`."""
-        link = self._take()
+        link = self.take()
         try:
             yield link
         except BaseException:
@@ -105,7 +106,7 @@ class RedisServer:
             link.close()
             raise
         finally:
-            self._give(link)
+            self.give(link)
 
     def call(self, *command: object) -> Any:
         """One command, tried a second time when the connection broke: only for those that may be carried out twice."""
@@ -126,7 +127,8 @@ class RedisServer:
         with self.link() as link:
             return link.script(script, *args)
 
-    def _take(self) -> Link:
+    def take(self) -> Link:
+        """`link` for who cannot use a block: it is given back by `give`, closed if answers may be left unread."""
         self._reserve()
         try:
             while (found := self._pop()) is not None:
@@ -140,7 +142,7 @@ class RedisServer:
             raise
 
     def _pop(self) -> tuple[Link, float] | None:
-        with self._free:
+        with self._lock:
             return self._idle.pop() if self._idle else None
 
     def _lives(self, link: Link, since: float) -> bool:
@@ -157,7 +159,7 @@ class RedisServer:
         return True
 
     def _reserve(self) -> None:
-        with self._free:
+        with self._lock:
             if self._pid != os.getpid():
                 # The sockets are the parent's too; closing ours does it no harm.
                 self._pid, self._idle, self._used = os.getpid(), [], 0
@@ -172,22 +174,26 @@ class RedisServer:
         return self._most is None or self._used < self._most
 
     def _leave(self) -> None:
-        with self._free:
-            self._used = max(0, self._used - 1)
+        with self._lock:
+            self._left()
+
+    def _left(self) -> None:
+        self._used = max(0, self._used - 1)
+        if self._most is not None:
             self._free.notify()
 
-    def _give(self, link: Link) -> None:
+    def give(self, link: Link) -> None:
+        """What `take` gave; a broken link takes all that are kept with it."""
+        kept = False
         if link.broken:
-            link.close()
             self._discard_idle()
-        else:
-            with self._free:
-                kept = len(self._idle) < min(_KEPT, self._most or _KEPT) and self._pid == os.getpid()
-                if kept:
-                    self._idle.append((link, time.monotonic()))
-            if not kept:
-                link.close()
-        self._leave()
+        with self._lock:
+            if not link.broken and len(self._idle) < min(_KEPT, self._most or _KEPT) and self._pid == os.getpid():
+                self._idle.append((link, time.monotonic()))
+                kept = True
+            self._left()
+        if not kept:
+            link.close()
 
     def _discard_idle(self) -> None:
         with self._free:
