@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kernel import states
 from kernel.interfaces.setting import Setting
+
+if TYPE_CHECKING:
+    from kernel.interfaces.broker_config import BrokerConfig
 
 INTERFACE = (1, 0)
 
@@ -40,7 +43,8 @@ class ResultCodecs(Protocol):
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
     """What a backend is built from. `expires` is `result_expires` in seconds (None: never); `codecs` are those of
-    the app, where there is one."""
+    the app, where there is one. `broker` is what the app's broker is built from, and `reply_to` where this
+    process is answered, as its messages say; both for backends that send records `to_caller`."""
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -49,6 +53,8 @@ class BackendConfig:
     timeout: float = 4.0
     app_name: str = "kernel"
     codecs: ResultCodecs | None = None
+    broker: BrokerConfig | None = None
+    reply_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,9 @@ class BackendCapabilities:
     """A watcher is woken by the store, and does not poll."""
     every_state: bool = True
     """A watcher sees each state a record goes through, and not just the newest."""
+    to_caller: bool = False
+    """A record is not kept but sent to the process that called (`Record.reply_to`): it can be loaded and watched
+    there alone, which keeps the first end that comes, and `store` says WON of all. It is a `Listening` one, too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,4 +202,14 @@ class Backend(Protocol):
 
     def cleanup(self) -> int:
         """Delete what has expired; how many records that were. Backends whose server does so return 0."""
+        ...
+
+
+@runtime_checkable
+class Listening(Protocol):
+    """What a backend has besides that sends records `to_caller`."""
+
+    def expect(self, ids: Sequence[str]) -> None:
+        """Called with the ids of calls before these leave: returns when their records can come in. Raises
+        `OperationalError`."""
         ...

@@ -17,22 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from kernel.interfaces.backend import Record
+from kernel.interfaces.broker_config import BrokerConfig as BrokerConfig
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
 
 INTERFACE = (1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerConfig:
-    """What a broker is built from. `options` are `broker_transport_options` and `settings` the values of the
-    settings that the driver class declares, by name."""
-
-    url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 4.0
-    app_name: str = "kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,3 +325,25 @@ class Broker(Protocol):
         ...
 
     def subscribe(self, topic: str) -> Subscription: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What `Releases.release` put back, in messages; `owners` are consumers that live, for whose sake it did
+    nothing."""
+
+    queue: str
+    delayed: int = 0
+    claimed: int = 0
+    owners: int = 0
+
+
+@runtime_checkable
+class Releases(Protocol):
+    """A broker that keeps delayed and claimed messages where other systems on the same server do not look, and can
+    put them back where they do."""
+
+    def release(self, queue: str) -> Released:
+        """Make plain waiting messages of all that is delayed in `queue`, or was claimed by an owner whose lease has
+        run out. How often they were started is forgotten. Does nothing while a consumer of the queue lives."""
+        ...
