@@ -250,12 +250,14 @@ def test_the_check_can_be_switched_off(app: Kernel) -> None:
     def loose(x: int) -> None: ...
 
     loose.delay()  # type: ignore[call-arg]
+    assert [queue.ready for queue in app.broker.stats()] == [1]
     lax = Kernel("lax", broker="memory://", strict_typing=False)
 
     @lax.task
     def other(x: int) -> None: ...
 
     other.delay()  # type: ignore[call-arg]
+    assert [queue.ready for queue in lax.broker.stats()] == [1]
     lax.close()
 
 

@@ -167,7 +167,7 @@ class SerializerConformance:
                 data = codec.dumps(value)
             except errors.EncodeError:
                 continue
-            codec.loads(data)
+            assert isinstance(codec.loads(data), list)
 
     # what cannot be decoded ---------------------------------------------------------------------------------
 
