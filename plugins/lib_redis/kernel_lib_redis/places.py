@@ -216,10 +216,12 @@ def _refuse_login(exc: errors.OperationalError, shown: str) -> None:
 def _primary(target: Target) -> Link:
     """A connection to a server that takes writes. Raises `OperationalError` for a replica."""
     link = Link(target)
-    (role,) = link.pipeline([("ROLE",)])
-    if isinstance(role, AuthenticationError):
+    try:
+        (role,) = link.pipeline([("ROLE",)])
+    except errors.OperationalError as exc:
         link.close()
-        raise connect_fault(role, target.shown) from role
+        _refuse_login(exc, target.shown)
+        raise
     if isinstance(role, list) and role and role[0] != b"master":
         link.close()
         raise errors.OperationalError(f"{target.shown} is a {role[0].decode()} and takes no writes")
