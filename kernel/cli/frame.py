@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "worker": "Run tasks.",
     "queues": "List, purge, pause, resume and peek into queues.",
     "dead": "List, show, retry and drop dead letters.",
+    "migrate": "Move between Celery and this.",
     "call": "Call a task by name.",
     "result": "Show the result of a task.",
     "config": "Show every setting and where its value came from.",

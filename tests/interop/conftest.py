@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.marks import DeliveryError
-from benchmarks.processes import peers_python
+from benchmarks.processes import PEERS, peers_python
 from kernel.testing import servers
 from tests.interop.parties import APPS, Ours, Theirs, Worker, wait_for
 
@@ -59,8 +60,12 @@ class Way:
 @pytest.fixture(scope="session")
 def celery_python() -> Path:
     """The Python of an environment with Celery in it."""
+    # Several processes may run tests of this folder.
+    PEERS.mkdir(exist_ok=True)
     try:
-        return peers_python("celery")
+        with (PEERS / "celery.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return peers_python("celery")
     except DeliveryError as exc:
         if os.environ.get("CI"):
             pytest.fail(str(exc))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import os
 import pickle
@@ -72,7 +73,8 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL to all of its processes."""
-        os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._wait()
 
     def stop(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,8 +18,9 @@ import pytest
 import redis
 
 from kernel.testing.servers import RedisProcess, redis_server
+from tests.faults.table import Tally
 from tests.interop.conftest import SHARED, Fleet, parties
-from tests.interop.parties import Worker, wait_for
+from tests.interop.parties import APPS, Worker, wait_for
 
 COUNT = 2000
 SECONDS = 0.01
@@ -98,13 +101,15 @@ def shake(pair: Fleet, chance: random.Random, *, kill_theirs: bool) -> None:
         ours.wait_ready()
 
 
-def test_ours_is_killed_and_celerys_stopped_and_every_task_runs(pair: Fleet, client: Any) -> None:
+@pytest.mark.case("R7", "X2", note="Celery's worker beside ours, ours killed")
+def test_ours_is_killed_and_celerys_stopped_and_every_task_runs(pair: Fleet, client: Any, tally: Tally) -> None:
     theirs, _ = launch(pair)
     ids = send(pair)
     shake(pair, random.Random(20261121), kill_theirs=False)
     wait_for_runs(pair, COUNT)
     found = runs(pair)
     assert set(found) == ids
+    tally.runs += COUNT
     sides = [side for each in found.values() for side in each]
     assert min(sides.count("celery"), sides.count("kernel")) > COUNT / 20, "both had their part"
     # What Celery ran was acknowledged, and nobody of ours gives it out again: only a kill of ours repeats anything.
@@ -146,7 +151,10 @@ class Movements(threading.Thread):
         return self._last
 
 
-def test_with_both_killed_only_what_celery_had_taken_is_missing(pair: Fleet, server: RedisProcess) -> None:
+@pytest.mark.case("R7", note="both killed: only what Celery had taken may be missing")
+def test_with_both_killed_only_what_celery_had_taken_is_missing(
+    pair: Fleet, server: RedisProcess, tally: Tally
+) -> None:
     movements = Movements(server)
     movements.start()
     theirs, ours = launch(pair, INTEROP_PREFETCH="4")
@@ -165,6 +173,7 @@ def test_with_both_killed_only_what_celery_had_taken_is_missing(pair: Fleet, ser
     assert set(last) >= ids, "every message was seen"
     missing = ids - set(runs(pair))
     assert len(missing) < COUNT / 10
+    tally.runs += COUNT
     # Ours moves a message in one step from the list into its own keys and back: one that was put last into the list,
     # or into Celery's hash, and is not in the list, is with Celery or went with it.
     assert {task: last[task] for task in missing if last[task] == "kernel"} == {}
@@ -174,6 +183,7 @@ def test_with_both_killed_only_what_celery_had_taken_is_missing(pair: Fleet, ser
     assert len(missing - said) <= 4, missing - said
 
 
+@pytest.mark.case("R7", note="leases and visibility timeouts side by side")
 def test_neither_sweep_touches_what_the_other_side_holds(pair: Fleet, client: Any) -> None:
     """Ours run, and wait for their time, longer than Celery's visibility timeout and past its sweep, which comes every
     ten seconds; Celery's run longer than our lease, unacknowledged."""
@@ -187,6 +197,38 @@ def test_neither_sweep_touches_what_the_other_side_holds(pair: Fleet, client: An
     waiting |= {*pair.theirs.send_many("shop.count", [(0.0,)] * 5, queue=pair.ours.queue, countdown=later)}
     wait_for(lambda: client.hlen("unacked") == len(theirs), pair.logs)
     wait_for_runs(pair, len(ours | theirs | waiting))
-    expected = dict.fromkeys(ours | waiting, ["kernel"]) | dict.fromkeys(theirs, ["celery"])
+    expected = {task: ["kernel"] for task in ours | waiting} | {task: ["celery"] for task in theirs}
     assert runs(pair) == expected
     assert client.hlen("unacked") == 0
+
+
+def test_what_ours_kept_for_later_or_left_is_celerys_after_a_release(pair: Fleet) -> None:
+    ours = pair.ours.worker(pair.ours.queue)
+    pair.workers = (ours,)
+    ours.start().wait_ready()
+
+    def release() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kernel", "-A", "ours", "migrate", "release", pair.ours.queue]
+        return subprocess.run(command, cwd=APPS, env=pair.ours.environment, capture_output=True, text=True, timeout=60)
+
+    def numbers() -> tuple[int, int, int]:
+        (stats,) = pair.ours.app.broker.stats([pair.ours.queue])
+        return stats.delayed, stats.claimed, stats.consumers
+
+    later = pair.ours.send_many("shop.count", [(0.0,)] * 3, queue=pair.ours.queue, countdown=6)
+    later += pair.theirs.send_many("shop.count", [(0.0,)] * 3, queue=pair.ours.queue, countdown=6)
+    running = pair.ours.send_many("shop.count", [(60.0,)], queue=pair.ours.queue)
+    wait_for(lambda: numbers() == (6, 1, 1), pair.logs)
+    refused = release()
+    assert (refused.returncode, "left as it is" in refused.stdout) == (1, True), refused
+    ours.kill()
+    wait_for(lambda: release().returncode == 0)
+    assert numbers() == (0, 0, 0)
+    # The one that ran takes its minute again, so it is not waited for.
+    theirs = pair.theirs.worker(pair.ours.queue)
+    pair.workers = (theirs,)
+    theirs.start().wait_ready()
+    wait_for_runs(pair, len(later))
+    assert runs(pair) == {task: ["celery"] for task in later}
+    assert running[0] in theirs.log
+    theirs.kill()

@@ -73,7 +73,7 @@ def test_every_command_has_help_with_examples_and_shared_options(name: str, caps
     assert main([name, "--help"]) == exits.OK
     text = capsys.readouterr().out
     assert "-A, --app" in text
-    assert "KERNEL_" + name.upper() in text or name in ("dead", "queues")
+    assert "KERNEL_" + name.upper() in text or name in ("dead", "migrate", "queues")
 
 
 def test_names_of_plugins_come_from_their_metadata() -> None:
