@@ -233,6 +233,9 @@ class Children:
         # Of all, whatever their state here: a child may have taken a task before its READY was read.
         return [holding for process in self._processes for holding in self._page.holdings(process.number)]
 
+    def oldest(self) -> float | None:
+        return min((holding.started for holding in self.holdings() if holding.started > 0), default=None)
+
     def mark(self, holding: Holding, mark: int) -> None:
         now = self._page.read(holding.child, holding.slot)
         if now is None or now.seq != holding.seq:

@@ -152,6 +152,9 @@ class Dispatcher:
         if now < self._look_at:
             return
         self._look_at = now + _STUCK_SECONDS
+        oldest = self._executors.oldest()
+        if oldest is None or oldest > now - _STUCK_SECONDS:
+            return
         held = self._executors.holdings()
         stuck = {holding.child for holding in held if 0 < holding.started < now - _STUCK_SECONDS}
         taken = [holding for holding in held if holding.child in stuck and not holding.started]

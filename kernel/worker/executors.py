@@ -81,6 +81,10 @@ class Executors(Protocol):
         """What runs or was announced. Any thread."""
         ...
 
+    def oldest(self) -> float | None:
+        """When (monotonic) the task that has run longest began; None when none runs. Any thread."""
+        ...
+
     def mark(self, holding: Holding, mark: int) -> None:
         """Write a mark into a slot that still holds the number, and make its process look. Any thread."""
         ...

@@ -151,6 +151,8 @@ class Local:
         self._short: set[int] = set()
         self._waker = Waker()
         self._active: dict[int, LocalJob] = {}
+        self._running: dict[int, float] = {}
+        """Since when, by number."""
         self._stolen: set[int] = set()
         self._listener: Listener | None = None
         self._valid_until = float("inf")
@@ -240,6 +242,9 @@ class Local:
     def holdings(self) -> Sequence[Holding]:
         return [Holding(0, 0, seq, job.started, 0) for seq, job in list(self._active.items())]
 
+    def oldest(self) -> float | None:
+        return min([*self._running.values()], default=None)
+
     def mark(self, holding: Holding, mark: int) -> None:
         job = self._active.get(holding.seq)
         if job is None:
@@ -298,6 +303,7 @@ class Local:
         self._short.discard(seq)
         job.started = time.monotonic()
         if seq not in self._stolen:
+            self._running[seq] = job.started
             return True
         self._stolen.discard(seq)
         self._active.pop(seq, None)
@@ -311,7 +317,10 @@ class Local:
         self.app.backend.store(records)
 
     def ended(self, ending: Ending) -> None:
+        self._running.pop(ending.seq, None)
         job = self._active.get(ending.seq)
+        if job is not None:
+            job.started = slots.ENDED
         early = job is not None and job.assignment.early_ack
         self._outbox.add(ending, more_soon=bool(self._short), early_ack=early)
 

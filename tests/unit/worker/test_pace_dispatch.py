@@ -35,6 +35,9 @@ class FakeExecutors:
         self.sent.append(list(items))
         return True
 
+    def oldest(self) -> float | None:
+        return min((holding.started for holding in self.holdings() if holding.started > 0), default=None)
+
     def holdings(self) -> Sequence[Holding]:
         return self.held
 
