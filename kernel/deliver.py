@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,6 +114,8 @@ class Delivering:
         try:
             broker = self._app.broker
             self._declare(chosen)
+            if self._app.opened.expect is not None:
+                self._expect(self._app.opened.expect, chosen)
             outcomes = broker.publish(chosen)
         except errors.OperationalError as exc:
             return exc
@@ -141,6 +143,14 @@ class Delivering:
         if new:
             self._app.broker.declare([QueueSpec(name) for name in sorted(new)])
             declared.update(new)
+
+    def _expect(self, expect: Callable[[Sequence[str]], None], batch: Sequence[Publication]) -> None:
+        """Results come to whoever called: calls that are answered here leave when answers can come in."""
+        oid = self._app.oid
+        messages = [publication.message for publication in batch]
+        ids = [message.id for message in messages if message.properties.get("reply_to") == oid]
+        if ids:
+            expect(ids)
 
     def _refused(self, publication: Publication, reason: str) -> errors.PublishRefused:
         message = publication.message

@@ -22,7 +22,7 @@
      │   ├─ TimeoutError · MaxRetriesExceededError · TaskRevokedError
      │   ├─ InvalidTaskError · ChordError · IncompleteStream
      │   └─ LeaseLost                 this worker no longer owns the task
-     ├─ BackendError                  BackendGetMetaError · BackendStoreError
+     ├─ BackendError                  BackendGetMetaError · BackendStoreError · ResultLost
      ├─ RemoteError                  a failure elsewhere whose class is not known here
      ├─ WorkerLostError · TimeLimitExceeded · Terminated
      └─ AppClosed
@@ -243,6 +243,10 @@ class BackendStoreError(BackendError):
         super().__init__(*args)
         self.task_id = task_id
         self.state = state
+
+
+class ResultLost(BackendError):
+    """A result was sent and will not come: what it was to wait in is gone. The task may have run."""
 
 
 class RemoteError(KernelError):

@@ -39,6 +39,7 @@ def update_state(task: Task[..., Any], task_id: str | None, state: str | None, m
         parent_id=request.parent_id if own else None,
         group_id=request.group if own else None,
         attempt=request.attempt if own else 0,
+        reply_to=request.reply_to or None if own else None,
         name=task.name if own else None,
     )
     if own and request.sink is not None:

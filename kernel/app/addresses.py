@@ -80,6 +80,8 @@ class Addresses:
         conf = self._conf
         driver = drivers.load("backends", url, choices=conf.drivers)
         conf.declare(driver.settings, f"the result backend {url.partition(':')[0]}")
+        # One without a place of its own lives on the broker's.
+        broker = self.broker_config() if driver.capabilities.to_caller else None
         return BackendConfig(
             url=url,
             options=conf.result_backend_transport_options,
@@ -87,6 +89,7 @@ class Addresses:
             expires=conf.result_expires or None,
             timeout=conf.broker_connection_timeout,
             app_name=self._name or "kernel",
+            broker=broker,
         )
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kernel import drivers
 from kernel.app.aio import Bridge
@@ -16,7 +17,7 @@ from kernel.waiter import Waiter
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
-    from kernel.interfaces.backend import Backend
+    from kernel.interfaces.backend import Backend, Listening
     from kernel.interfaces.broker import Broker
 
 
@@ -35,6 +36,8 @@ class Opened:
         self._backend: Backend | None = None
         self.oid = new_id()
         self.declared_queues: set[str] = set()
+        self.expect: Callable[[Sequence[str]], None] | None = None
+        """Tells the backend of calls before they leave, where it has to listen for what comes of them."""
         self.publisher = Publisher(app)
         self.bridge = Bridge(self.publisher.deliver)
         self.waiter = Waiter(lambda: self.backend)
@@ -72,8 +75,17 @@ class Opened:
                     make_room(app.addresses.embedded)
                 broker: Broker = driver(config)
                 broker.open()
+                self._listen()
                 self._broker = broker
             return self._broker
+
+    def _listen(self) -> None:
+        # Only a URL without a place may mean a backend that answers callers: no other driver is imported to publish.
+        url = self._app.backend_url or ""
+        if url.partition("://")[2].strip("/") or not url:
+            return
+        if drivers.load("backends", url, choices=self._app.conf.drivers).capabilities.to_caller:
+            self.expect = lambda ids: cast("Listening", self.backend).expect(ids)
 
     def _open_backend(self) -> Backend:
         with self._lock:
@@ -86,7 +98,7 @@ class Opened:
                 driver = drivers.load("backends", config.url, choices=app.conf.drivers)
                 if app.addresses.embedded is not None:
                     make_room(app.addresses.embedded)
-                backend: Backend = driver(replace(config, codecs=app.codecs))
+                backend: Backend = driver(replace(config, codecs=app.codecs, reply_to=self.oid))
                 backend.open()
                 self._backend = backend
             return self._backend
@@ -105,7 +117,7 @@ class Opened:
     def _close_drivers(self) -> None:
         with self._lock:
             opened = [self._backend, self._reader, self._broker]
-            self._broker = self._reader = self._backend = None
+            self._broker = self._reader = self._backend = self.expect = None
         failure: Exception | None = None
         for driver in opened:
             try:

@@ -218,6 +218,8 @@ def _failure_records(
                     traceback=outcome.traceback,
                     date_done=time.time(),
                     parent_id=life.id,
+                    # The rest of a chain is awaited where its beginning was called.
+                    reply_to=options.get("reply_to") or life.request.reply_to or None,
                 )
             )
     return tuple(records)

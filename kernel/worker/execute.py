@@ -278,6 +278,8 @@ class Executor:
 
     def _ended_before(self, life: Life) -> Ending | None:
         """The ending of a task that has its terminal record already; None when it has to be run."""
+        if self.app.backend.capabilities.to_caller:
+            return None  # only who called has the record
         for number in range(1, _LOOK_ATTEMPTS + 1):
             try:
                 standing = self.app.backend.load([life.id])[0]
@@ -312,6 +314,7 @@ class Executor:
             group_id=life.request.group,
             parent_id=life.request.parent_id,
             attempt=life.request.attempt,
+            reply_to=life.request.reply_to or None,
             name=life.name,
         )
         try:
@@ -368,6 +371,7 @@ class Executor:
             return ()
         # The message may be what broke things: nothing in it is taken for what it should be.
         replay = message.headers.get("kernel_replay")
+        reply_to = message.properties.get("reply_to")
         record = Record(
             id=message.id,
             state=states.FAILURE,
@@ -376,5 +380,6 @@ class Executor:
             content_encoding=encoding,
             date_done=time.time(),
             attempt=replay if isinstance(replay, int) and 0 <= replay < 1 << 31 else 0,
+            reply_to=reply_to if isinstance(reply_to, str) and reply_to else None,
         )
         return (record,)

@@ -74,6 +74,11 @@ class BackendKit:
         if not getattr(backend.capabilities, capability):
             pytest.skip(f"this backend does not claim {capability}")
 
+    def keeps(self, backend: Backend) -> None:
+        """For cases about records that stand where everybody sees them."""
+        if backend.capabilities.to_caller:
+            pytest.skip("this backend keeps no records: it sends them to who called")
+
     def lacks(self, backend: Backend, capability: str) -> None:
         if getattr(backend.capabilities, capability):
             pytest.skip(f"this backend claims {capability}")

@@ -118,6 +118,7 @@ class RecordCases(BackendKit):
         assert (final.state, final.traceback) == ("SUCCESS", None)
 
     def test_one_id_more_than_once_in_a_batch(self, backend: Backend) -> None:
+        self.keeps(backend)
         key, other = new_id(), new_id()
         batch = [Record(id=key, state="STARTED"), ended(other), ended(key, result=b"1"), ended(key, "FAILURE", b"2")]
         outcomes = backend.store(batch)
@@ -138,6 +139,7 @@ class TerminalCases(BackendKit):
         ("first", "second"), [*itertools.product(("SUCCESS", "FAILURE", "REVOKED"), ("SUCCESS", "FAILURE", "REVOKED"))]
     )
     def test_the_first_end_stands(self, backend: Backend, first: str, second: str) -> None:
+        self.keeps(backend)
         key = new_id()
         assert states(backend.store([ended(key, first, b"1")])) == [WON]
         (outcome,) = backend.store([ended(key, second, b"2")])
@@ -148,12 +150,14 @@ class TerminalCases(BackendKit):
 
     @pytest.mark.parametrize("late", ["PENDING", "STARTED", "RETRY", "PROGRESS"])
     def test_no_late_state_takes_an_end_away(self, backend: Backend, late: str) -> None:
+        self.keeps(backend)
         key = new_id()
         backend.store([ended(key, "FAILURE", b"1")])
         assert states(backend.store([Record(id=key, state=late, result=b"2")])) == [STANDING]
         assert self.load_one(backend, key).state == "FAILURE"
 
     def test_the_standing_record_comes_whole(self, backend: Backend) -> None:
+        self.keeps(backend)
         # A redelivery publishes the successors of the standing record, so that must be all of it.
         first = ended(new_id(), result=b"[1]", children='[[["c", null], null]]', group_id="g", parent_id="p")
         backend.store([first])
@@ -162,6 +166,7 @@ class TerminalCases(BackendKit):
         assert (standing.children, standing.group_id, standing.parent_id) == (first.children, "g", "p")
 
     def test_storing_again_after_an_unknown_answer_is_harmless(self, backend: Backend) -> None:
+        self.keeps(backend)
         record = ended(new_id())
         backend.store([record])
         standing = backend.store([record])[0].standing
@@ -176,6 +181,7 @@ class TerminalCases(BackendKit):
 
     def race(self, left: Backend, right: Backend, pairs: int) -> None:
         """Each id is ended by both sides at about the same time, in batches of about the same size."""
+        self.keeps(left)
         ids = [new_id() for _ in range(pairs)]
 
         def end(backend: Backend, state: str, order: list[str]) -> dict[str, tuple[StoreState, str]]:
@@ -220,6 +226,7 @@ class AttemptCases(BackendKit):
         assert (loaded.state, loaded.result, loaded.attempt) == ("SUCCESS", b"1", 1)
 
     def test_success_is_replaced_by_nothing(self, backend: Backend) -> None:
+        self.keeps(backend)
         key = new_id()
         backend.store([ended(key, "SUCCESS", b"0")])
         for state, attempt in itertools.product(("STARTED", "FAILURE", "SUCCESS"), (0, 1, 7)):
@@ -227,6 +234,7 @@ class AttemptCases(BackendKit):
         assert self.load_one(backend, key).result == b"0"
 
     def test_an_earlier_attempt_replaces_nothing(self, backend: Backend) -> None:
+        self.keeps(backend)
         key = new_id()
         backend.store([Record(id=key, state="STARTED", result=b"2", attempt=2)])
         for state in ("STARTED", "FAILURE", "SUCCESS"):
@@ -237,6 +245,7 @@ class AttemptCases(BackendKit):
         assert self.load_one(backend, key).result == b"2"
 
     def test_each_attempt_has_one_end(self, backend: Backend) -> None:
+        self.keeps(backend)
         key = new_id()
         for attempt in range(3):
             assert states(backend.store([ended(key, "FAILURE", b"a", attempt=attempt)])) == [WON]

@@ -195,6 +195,7 @@ class LifeCases(BackendKit):
             heir.close()
 
     def test_another_process_sees_records(self, backend: Backend, twin: Backend) -> None:
+        self.keeps(backend)
         key = new_id()
         backend.store([ended(key, result=b"7")])
         assert self.load_one(twin, key).result == b"7"
