@@ -313,7 +313,7 @@ class Wire:
         self._origin.transport.sock = None
 
     def _await_goodbye(self) -> None:
-        """Until the server hangs up: everything that was written has been seen to by then."""
+        """Until the server has answered: everything that was written has been seen to by then."""
         deadline = time.monotonic() + min(1.0, self.timeout)
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -327,7 +327,8 @@ class Wire:
                     if isinstance(exc, BlockingIOError | ssl.SSLWantReadError):
                         raise
                     return
-                if not data:
+                # It answers when it has seen to everything, and hangs up a second later.
+                if not data or any(frame[1] == frames.CONNECTION_CLOSE_OK for frame in self._parser.feed(data)):
                     return
 
 
