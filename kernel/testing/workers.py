@@ -113,6 +113,8 @@ class Project:
         return self.app.tasks[f"proj.{name}"]
 
     def close(self) -> None:
+        """Close the app, and kill every worker on it that is still there: a test that fails leaves none behind."""
+        _kill_all(f"KERNEL_DATA={self.data}".encode())
         if self._app is not None:
             self._app.close()
 
@@ -262,6 +264,30 @@ def _descendants(pid: int) -> list[int]:
     for child in _children_of(pid):
         found += [child, *_descendants(child)]
     return found
+
+
+def _kill_all(variable: bytes) -> None:
+    """SIGKILL to the processes that were started with `variable`, ``NAME=value``, in their environment."""
+    for _ in range(100):  # a fork server may make another child meanwhile
+        found = [pid for pid in _numbers() if variable in _environment_of(pid) and pid != os.getpid()]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _numbers() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    # Of a process that has ended, or of another user, nothing can be read.
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _alive(pid: int) -> bool:

@@ -35,7 +35,7 @@ plugin = Plugin()
 @pytest.mark.case("D6")
 def test_a_plugin_that_hangs_costs_no_lease_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "p"))
-    settings = {"worker_lease": 1, "plugins": ["hanging:plugin"], "worker_hook_deadline": 8}
+    settings = {"worker_lease": 2, "plugins": ["hanging:plugin"], "worker_hook_deadline": 8}
     with project_in(tmp_path / "p", **settings) as project:
         (project.folder / "hanging.py").write_text(HANGING_PLUGIN)
         worker = WorkerProcess(project, "-c", "1").wait_ready()
@@ -46,7 +46,7 @@ def test_a_plugin_that_hangs_costs_no_lease_and_is_named(tmp_path: Path, monkeyp
         doctor = project.command("-A", "proj", "doctor", "--json", check=False)
         assert "hanging" in doctor.stdout, doctor.stdout + doctor.stderr
         assert json.loads(doctor.stdout)
-        # Its lease of one second is renewed all the while: nobody else gets what it holds.
+        # Its lease of two seconds is renewed all the while: nobody else gets what it holds.
         with WorkerProcess(project, "-c", "1", environment={"KERNEL_DISABLE_PLUGINS": "hanging:plugin"}):
             time.sleep(3)
             assert project.counts("BEGIN")["running"] == 1

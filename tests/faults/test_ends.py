@@ -42,6 +42,14 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def runs(pid: int) -> bool:
+    """Whether it is there and not merely waiting for its parent's attention."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_fork_server_that_dies_ends_the_worker_and_loses_nothing(tmp_path: Path) -> None:
     with project_in(tmp_path / "p") as project:
         results = project.task("work").map_delay([(f"k{n}", 0.05) for n in range(40)])
@@ -141,3 +149,20 @@ def test_a_frozen_worker_comes_back_and_claims_on(tmp_path: Path) -> None:
         assert results_within(results, 30) == [f"k{n}" for n in range(10)]
         assert max(project.counts("BEGIN").values()) <= 2
         assert worker.process.poll() is None
+
+
+def test_a_test_that_fails_leaves_no_process_behind(tmp_path: Path) -> None:
+    below: list[int] = []
+
+    def fail() -> None:
+        with project_in(tmp_path / "p") as project:
+            worker = WorkerProcess(project, "-c", "2").wait_ready()
+            project.task("work").delay("long", 600)
+            wait_for(lambda: project.counts("BEGIN")["long"] == 1, 10)
+            below.extend(worker.descendants())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert len(below) >= 3
+    wait_for(lambda: not any(runs(pid) for pid in below), 10, lambda: f"left behind: {below}")
