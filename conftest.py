@@ -19,6 +19,8 @@ RUN = "SUITE_RUN"
 """In the environment of every process that a run starts; not of our prefix, which the tests take away."""
 GRACE = 5.0
 """Seconds that processes have to end after the last test."""
+SERVERS = ("postgresql", "redis", "rabbitmq")
+"""In the names of files whose tests share one."""
 LEFT = pytest.StashKey[list[Leftover]]()
 
 
@@ -42,14 +44,15 @@ def is_worker(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each file is one process's, because its tests share servers; the tests of faults, which mostly wait and take
-    long, go to whoever is free."""
+    """Each file is one process's, because its tests share a server; tests of faults that have none, and that mostly
+    wait and take long, go one by one to whoever is free, at the end."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return nodeid if file.startswith("tests/faults/") and not file.endswith("postgresql.py") else file
+            apart = file.startswith("tests/faults/") and not any(server in file for server in SERVERS)
+            return nodeid if apart else file
 
     return ByFile(config, log)
 
