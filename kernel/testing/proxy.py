@@ -333,7 +333,9 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._serve(reader, writer)
+            # Only the end of the proxy cancels it, and nobody wants to hear of that.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._serve(reader, writer)
         finally:
             self._tasks.discard(task)
 
