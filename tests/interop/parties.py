@@ -177,6 +177,9 @@ class Theirs:
     def configure(self, name: str, **settings: Any) -> None:
         self.ask("configure", name, **settings)
 
+    def forget(self, id: str) -> None:
+        self.ask("forget", id)
+
 
 class Ours:
     """This project: its client in the process of the tests."""
@@ -239,6 +242,9 @@ class Ours:
 
     def get(self, id: str, timeout: float = PATIENCE, app: str = "") -> Any:
         return self.result(id, app).get(timeout=timeout)
+
+    def forget(self, id: str) -> None:
+        self.result(id).forget()
 
     def error(self, id: str, timeout: float = PATIENCE, app: str = "") -> Any:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.interop.conftest import SHARED, Fleet, Way
+from tests.interop.parties import wait_for
 
 PLAIN = {"text": "žluť \U0001f600", "list": [1, 2.5, None, True, {"deep": [[]]}], "empty": {}, "large": 2**53}
 JSON_TYPES = {
@@ -49,6 +50,29 @@ def test_every_compression_that_both_know(way: Way, compression: str) -> None:
     text = "long enough to be worth it " * 50
     task = way.sender.send("shop.echo", text, queue=way.runner.queue, compression=compression)
     assert way.sender.get(task)["args"] == [text]
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_large_arguments_and_results(way: Way, size: int) -> None:
+    text = "x" * size
+    task = way.sender.send("shop.echo", text, queue=way.runner.queue)
+    assert way.sender.get(task)["args"] == [text]
+
+
+def test_what_celery_sends_in_its_first_protocol_is_kept(fleet: Fleet) -> None:
+    """It is not read yet."""
+    fleet.theirs.configure("first", task_protocol=1)
+    broker = fleet.ours.app.broker
+    before = len(broker.dead_letters(fleet.ours.queue))
+    fleet.theirs.send("shop.about", 1, app="first", queue=fleet.ours.queue)
+    wait_for(lambda: len(broker.dead_letters(fleet.ours.queue)) > before, fleet.logs)
+    assert "header 'id'" in broker.dead_letters(fleet.ours.queue)[0].reason
+
+
+def test_stamps_of_celery_arrive(fleet: Fleet) -> None:
+    task = fleet.theirs.send("shop.about", queue=fleet.ours.queue, stamped_headers=["tenant"], tenant="acme")
+    facts = fleet.theirs.get(task)
+    assert (facts["stamped_headers"], facts["stamps"]) == (["tenant"], {"tenant": "acme"})
 
 
 def test_what_a_task_knows_of_itself(way: Way) -> None:
@@ -249,6 +273,23 @@ class TestStates:
         assert way.sender.get(way.sender.send("shop.add", 1, 1, queue=way.runner.queue)) == 2
         if way.fleet.readable:
             assert way.sender.look(task)["state"] == "PENDING"
+
+    @pytest.mark.parametrize("how", ["ignore", "reject"])
+    def test_a_task_that_gives_up_stores_what_its_side_does(self, way: Way, how: str) -> None:
+        task = way.sender.send("shop.give_up", how, queue=way.runner.queue)
+        assert way.sender.get(way.sender.send("shop.add", 1, 1, queue=way.runner.queue)) == 2
+        if way.fleet.readable:
+            # Here a rejected message is kept as a dead letter, and whoever waits for it is told.
+            end = "FAILURE" if (how, way.runner.name) == ("reject", "kernel") else "STARTED"
+            self._wait_for_state(way, task, end)
+
+    def test_either_side_forgets(self, way: Way, fleet: Fleet) -> None:
+        if not fleet.readable:
+            pytest.skip("a reply has one reader")
+        task = way.sender.send("shop.add", 1, 1, queue=way.runner.queue)
+        assert way.sender.get(task) == 2
+        way.runner.forget(task)
+        assert way.runner.look(task)["state"] == "PENDING"
 
     def test_both_read_the_same_of_an_extended_result(self, way: Way, fleet: Fleet) -> None:
         if not fleet.readable:

@@ -93,3 +93,12 @@ def test_what_is_not_accepted_is_not_decoded_and_says_so(fleet: Fleet, serialize
     # What has not ended is not taken for an end.
     assert fleet.ours.result(running, "json only").state == "STARTED"
     assert fleet.ours.result(running).result == PLAIN
+
+
+def test_both_put_the_same_prefix_in_front_of_their_keys(way: Way) -> None:
+    task = uuid.uuid4().hex
+    for side in (way.sender, way.runner):
+        side.configure("prefixed", result_backend_transport_options={"global_keyprefix": "acme:"})
+    way.runner.store(task, PLAIN, "SUCCESS", app="prefixed")
+    assert way.sender.get(task, 5, app="prefixed") == PLAIN
+    assert way.sender.look(task)["state"] == "PENDING"

@@ -9,6 +9,7 @@ import bodies
 import tasks
 
 from kernel import Kernel
+from kernel.errors import Ignore, Reject
 
 FORMATS = ["json", "pickle", "yaml", "msgpack"]
 
@@ -23,7 +24,7 @@ def make(name: str, broker: str, backend: str, **settings: Any) -> Kernel:
         **settings,
     }
     app = Kernel(name, broker=broker, backend=backend, **chosen)
-    tasks.fill(app, bodies.OURS)
+    tasks.fill(app, bodies.OURS, Ignore, Reject)
     return app
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import bodies
 
 
-def fill(app: Any, side: str) -> None:
-    """Give `app` its tasks. `side` is what they call themselves."""
+def fill(app: Any, side: str, ignore: type[Exception], reject: Any) -> None:
+    """Give `app` its tasks. `side` is what they call themselves; `ignore` and `reject` are its exceptions."""
 
     @app.task(name="shop.echo")
     def echo(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -33,6 +33,10 @@ def fill(app: Any, side: str) -> None:
     @app.task(name="shop.fail")
     def fail(kind: str) -> None:
         raise bodies.RAISED[kind]()
+
+    @app.task(name="shop.give_up", bind=True)
+    def give_up(self: Any, how: str) -> None:
+        raise (ignore() if how == "ignore" else reject("no", requeue=False))
 
     @app.task(name="shop.about", bind=True)
     def about(self: Any, *args: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import bodies
 import tasks
 from celery import Celery
+from celery.exceptions import Ignore, Reject
 
 FORMATS = ["json", "pickle", "yaml", "msgpack"]
 
@@ -27,7 +28,7 @@ def make(name: str, **settings: Any) -> Celery:
         broker_transport_options={"visibility_timeout": float(os.environ.get("INTEROP_VISIBILITY", "3600"))},
     )
     app.conf.update(settings)
-    tasks.fill(app, bodies.THEIRS)
+    tasks.fill(app, bodies.THEIRS, Ignore, Reject)
     return app
 
 
