@@ -7,8 +7,9 @@ import fcntl
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from benchmarks.marks import DeliveryError
 from benchmarks.processes import PEERS, peers_python
 from kernel.testing import servers
+from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 from tests.interop.parties import APPS, Ours, Theirs, Worker, wait_for
 
 SHARED = "both"
@@ -101,8 +103,8 @@ COMBINATIONS = ("redis+redis", "amqp+rpc", "amqp+redis")
 
 
 @contextlib.contextmanager
-def addresses(combination: str) -> Iterator[tuple[str, str]]:
-    """URLs of a new broker and backend."""
+def addresses(combination: str, rabbit: Callable[[], RabbitProcess] | None = None) -> Iterator[tuple[str, str]]:
+    """URLs of a new broker and backend; `rabbit` gives a node for a broker's virtual host."""
     broker, _, backend = combination.partition("+")
     for kind, name in (("broker", broker), ("backend", backend)):
         if importlib.util.find_spec(f"kernel_{kind}_{name}") is None:
@@ -113,10 +115,18 @@ def addresses(combination: str) -> Iterator[tuple[str, str]]:
             if name == "redis":
                 urls.append(urls[0] if broker == "redis" and urls else stack.enter_context(servers.redis_server()).url)
             elif name == "amqp":
-                urls.append(stack.enter_context(servers.rabbitmq_server()).url)
+                assert rabbit is not None
+                urls.append(rabbit().add_vhost())
             else:
                 urls.append("rpc://")
         yield urls[0], urls[1]
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitProcess]:
+    """A node for all tests of the folder, each in a virtual host of its own."""
+    with rabbitmq_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=COMBINATIONS)
@@ -124,7 +134,8 @@ def fleet(
     request: pytest.FixtureRequest, celery_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("interop")
-    with addresses(request.param) as urls, parties(celery_python, folder, *urls) as fleet:
+    node = partial(request.getfixturevalue, "rabbit")
+    with addresses(request.param, node) as urls, parties(celery_python, folder, *urls) as fleet:
         fleet.workers = (fleet.theirs.worker(fleet.theirs.queue, SHARED), fleet.ours.worker(fleet.ours.queue, SHARED))
         try:
             for worker in fleet.workers:
