@@ -192,7 +192,7 @@ def _sentinel(port: int, folder: Path, lines: Sequence[str], password: str) -> I
 
 @dataclass(slots=True)
 class ClusterSet:
-    """Primaries that share the slots among them. `url` names all of them."""
+    """Primaries that share the slots among them, in order. `url` names all of them."""
 
     url: str
     nodes: list[RedisProcess]
@@ -209,28 +209,33 @@ class ClusterSet:
         old, new = self.nodes[at].port, self.nodes[to].port
         ask(new, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", self.names[at])
         ask(old, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", self.names[to])
-        while keys := ask(old, "CLUSTER", "GETKEYSINSLOT", str(slot), "1000").split():
+        for _ in range(100):
+            if not (keys := ask(old, "CLUSTER", "GETKEYSINSLOT", str(slot), "1000").split()):
+                break
             ask(old, "MIGRATE", "127.0.0.1", str(new), "", "0", "5000", "KEYS", *keys)
         for port in (new, old, *(node.port for node in self.nodes)):
             ask(port, "CLUSTER", "SETSLOT", str(slot), "NODE", self.names[to])
 
 
 @contextlib.contextmanager
-def redis_cluster(*options: str, nodes: int = 3) -> Iterator[ClusterSet]:
-    """A cluster of primaries without replicas."""
-    words = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+def redis_cluster(*options: str, nodes: int = 3, replicas: int = 0) -> Iterator[ClusterSet]:
+    """A cluster of so many primaries. The first `replicas` of them have a replica each, behind them in `nodes`."""
+    words = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options)
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(redis_server(*words, port=_cluster_port())) for _ in range(nodes)]
+        running = [stack.enter_context(redis_server(*words, port=_cluster_port())) for _ in range(nodes + replicas)]
         names = [ask(node.port, "CLUSTER", "MYID").strip() for node in running]
         bounds = [_SLOTS * at // nodes for at in range(nodes + 1)]
-        for at, node in enumerate(running):
+        for at, node in enumerate(running[:nodes]):
             ask(node.port, "CLUSTER", "SET-CONFIG-EPOCH", str(at + 1))
             ask(node.port, "CLUSTER", "ADDSLOTS", *map(str, range(bounds[at], bounds[at + 1])))
         for node in running[1:]:
             ask(node.port, "CLUSTER", "MEET", "127.0.0.1", str(running[0].port))
         for node in running:
-            _until(lambda node=node: _is_whole(node.port, nodes))  # type: ignore[misc]
-        url = ";".join(f"redis+cluster://127.0.0.1:{node.port}" for node in running)
+            _until(lambda node=node: _is_whole(node.port, len(running)))  # type: ignore[misc]
+        for at, node in enumerate(running[nodes:]):
+            ask(node.port, "CLUSTER", "REPLICATE", names[at])
+            _until(lambda node=node: "master_link_status:up" in ask(node.port, "INFO", "replication"))  # type: ignore[misc]
+        url = ";".join(f"redis+cluster://127.0.0.1:{node.port}" for node in running[:nodes])
         yield ClusterSet(url, running, names)
 
 

@@ -193,6 +193,17 @@ class TestCluster:
         assert server.call("GET", "{shop}:there") == b"1"
         server.close()
 
+    def test_a_replica_takes_over(self) -> None:
+        with redis_cluster("--repl-diskless-sync-delay", "0", replicas=1) as watched:
+            server = self.server(watched.url)
+            assert again(server, "{shop}:a", "1") == b"1"
+            slot = int(ask(watched.nodes[0].port, "CLUSTER", "KEYSLOT", "{shop}"))
+            assert watched.owner(slot) == 0
+            watched.nodes[0].kill()
+            assert again(server, "{shop}:b", "2") == b"2"
+            assert server.place.connect().shown.endswith(str(watched.nodes[3].port))
+            server.close()
+
     def test_urls_of_the_wrong_kind(self, cluster: ClusterSet) -> None:
         with pytest.raises(errors.ImproperlyConfigured, match=r"node of a cluster; write redis\+cluster://"):
             RedisServer(cluster.nodes[0].url, timeout=2).open()
@@ -221,6 +232,7 @@ class TestTls:
         ):
             server = RedisServer(url, timeout=5, tls=tls)
             server.open()
+            assert server.call("CLIENT", "ID") == server.call("CLIENT", "ID")
             listener = Listener(server)
             listener.subscribe_now([b"a"], 5)
             # More than one record of TLS.
