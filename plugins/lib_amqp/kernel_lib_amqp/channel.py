@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kernel_lib_amqp import frames, tables
 from kernel_lib_amqp.frames import Frame, short
@@ -14,6 +14,16 @@ _EMPTY_TABLE: Final = b"\0\0\0\0"
 _tag = struct.Struct(">Q").unpack_from
 _count = struct.Struct(">I").unpack_from
 _two = struct.Struct(">II").unpack_from
+
+
+class Got(NamedTuple):
+    """A message that was asked for: `head` is its content header from the flags on."""
+
+    tag: int
+    redelivered: bool
+    routing_key: str
+    head: bytes
+    body: bytes
 
 
 class Channel:
@@ -109,20 +119,16 @@ class Channel:
     def cancel(self, tag: str) -> None:
         self._call(frames.BASIC_CANCEL, short(tag) + b"\0", frames.BASIC_CANCEL_OK)
 
-    def get(self, queue: str, *, no_ack: bool = False) -> tuple[int, bool, bytes, bytes] | None:
-        """One message: its tag, whether it was delivered before, header and body; None when there is none."""
-        found = self.get_many(queue, 1, no_ack=no_ack)
-        return found[0] if found else None
-
-    def get_many(self, queue: str, count: int, *, no_ack: bool = False) -> list[tuple[int, bool, bytes, bytes]]:
-        """Up to so many, asked for in one go."""
+    def get_many(self, queue: str, count: int, *, no_ack: bool = False) -> list[Got]:
+        """Up to so many messages, asked for in one go."""
         ask = frames.method(self.number, frames.BASIC_GET, b"".join((b"\0\0", short(queue), bytes((no_ack,)))))
         self.wire.send(ask * count)
         found = []
         for _ in range(count):
             _, method, args, head, body = self.wire.answer(self.number, (frames.BASIC_GET_OK, frames.BASIC_GET_EMPTY))
             if method == frames.BASIC_GET_OK:
-                found.append((_tag(args)[0], bool(args[8]), head, body))
+                key = frames.read_short(args, frames.read_short(args, 9)[1])[0]
+                found.append(Got(_tag(args)[0], bool(args[8]), key, head, body))
         return found
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:

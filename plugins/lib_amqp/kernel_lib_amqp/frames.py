@@ -98,7 +98,7 @@ class Parser:
                     self._open[channel] = _Content(method, args)
                 else:
                     found.append((channel, method, args, b"", b""))
-            elif kind == _BODY or kind == _HEADER:
+            elif kind in (_BODY, _HEADER):
                 content = self._open.get(channel)
                 if content is None:
                     raise ConnectionLost("the server sent content that belongs to no method")

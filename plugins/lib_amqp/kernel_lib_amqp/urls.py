@@ -48,7 +48,7 @@ def parse(urls: str, *, options: Mapping[str, Any] | None = None) -> tuple[Targe
         if not text:
             continue
         if found and "://" not in text:
-            text = _like(urls.split(";")[0].strip(), text)
+            text = _like(urls.split(";", maxsplit=1)[0].strip(), text)
         found.append(_target(text, options or {}))
     if not found:
         raise errors.ImproperlyConfigured(f"{urls!r} names no server; write amqp://user:password@host:5672/vhost")

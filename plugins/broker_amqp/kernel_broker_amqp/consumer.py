@@ -1,0 +1,439 @@
+"""One worker's claims and its lease.
+
+RabbitMQ pushes: what came and was not fetched yet is buffered, and the credit of each queue follows what `fetch` asks
+for, so that little is. The lease is the connection's life: the server takes everything back when the connection ends,
+which a guard thread sees to when nobody renews in time.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from kernel_lib_amqp import frames
+from kernel_lib_amqp.frames import Frame
+
+from kernel import errors
+from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel_broker_amqp import letters
+from kernel_broker_amqp.envelope import restated, state
+from kernel_broker_amqp.guard import Guard
+from kernel_broker_amqp.holds import HOLD, Holds
+from kernel_broker_amqp.line import Claim, Line, Tap, consume_frames
+from kernel_broker_amqp.publisher import Parcel
+from kernel_broker_amqp.shared import Shared, due_of
+
+PAUSES: Final = b"pauses"
+_PIPES: Final = 6
+_CROWDED_SECONDS: Final = 1.0
+_tag = struct.Struct(">Q").unpack_from
+
+
+class AmqpConsumer:
+    """Made by `AmqpBroker.consume`. A claim's token names the line that delivered it: late ones are refused."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        queues: Sequence[str],
+        options: ConsumeOptions,
+        closed: Callable[[AmqpConsumer], None],
+    ) -> None:
+        self._shared = shared
+        self._queues = list(dict.fromkeys(queues))
+        self._options = options
+        self._closed = closed
+        self._id = uuid.uuid4().hex
+        self._lines = 0
+        self._line: Line | None = None
+        self._holds = Holds(shared, self._id)
+        self._lock = threading.RLock()
+        self._turn = 0
+        self._woken = threading.Event()
+        self._is_closed = False
+        self._unsure: set[str] = set()
+        self._guard = Guard(options.lease, shared.hand_over_after, self._lapse, self._hand_over_now)
+        try:
+            with self._lock:
+                self._connect()
+        except BaseException:
+            self._guard.stop()
+            raise
+        self._guard.start()
+
+    @property
+    def buffered(self) -> dict[str, int]:
+        """For the numbers of the broker: what the server counts as delivered and nobody has fetched."""
+        line = self._line
+        return {} if line is None or not line.alive else {name: len(tap.buffer) for name, tap in line.taps.items()}
+
+    @property
+    def claimed(self) -> dict[str, int]:
+        line = self._line
+        found = dict.fromkeys(self._queues, 0)
+        if line is not None and line.alive:
+            for claim in tuple(line.unsettled.values()):
+                found[claim.tap.queue] += 1
+            for name, count in self.buffered.items():
+                found[name] -= count
+        return found
+
+    # --- the line -----------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Line:
+        """A line that can be used; a new one when the last was lost, and with it all claims."""
+        line = self._line
+        if line is not None and line.alive:
+            return line
+        if line is not None:
+            line.wire.close()
+            self._line = None
+        shared = self._shared
+        shared.ensure(self._queues)
+        beat = min(shared.server.heartbeat, max(1.0, self._options.lease / 2)) if shared.server.heartbeat else 0
+        wire = shared.server.connect(heartbeat=beat, role=f"consumer {self._options.owner}")
+        try:
+            line = Line(wire, self._queues)
+            name, _, _ = line.channel.declare_queue("", durable=False, exclusive=True, auto_delete=True)
+            shared.pauses.listen(line.channel, name)
+            wire.send(consume_frames(line.channel.number, name, PAUSES, 0))
+            for queue in shared.pauses.paused(self._queues):
+                line.taps[queue].paused = True
+        except BaseException:
+            wire.close()
+            raise
+        self._lines += 1
+        self._guard.renewed()
+        self._line = line
+        return line
+
+    def _lapse(self) -> None:
+        """The lease ran out: the server gets everything back."""
+        line = self._line
+        if line is not None:
+            line.wire.sever("the lease ran out: nobody renewed it in time")
+
+    # --- claiming -----------------------------------------------------------------------------------------------
+
+    def fetch(self, limit: int, max_bytes: int, timeout: float) -> Sequence[Delivery]:
+        end = time.monotonic() + timeout
+        with self._lock:
+            while not self._is_closed and limit > 0:
+                try:
+                    taken = self._step(self._connect(), limit, max_bytes, end)
+                except errors.OperationalError:
+                    if self._is_closed:
+                        break
+                    if not self._guard.lapsed:
+                        raise
+                    continue
+                if taken is not None:
+                    return taken
+        return []
+
+    def _step(self, line: Line, limit: int, max_bytes: int, end: float) -> list[Delivery] | None:
+        """What is there, when something is or the time is over; else None, after a wait."""
+        if self._guard.hand_over_due:
+            self._hand_over(line)
+        self._dispatch(line, line.wire.read(0))
+        self._demand(line, limit, max_bytes)
+        taken = self._hand_out(line, limit, max_bytes)
+        left = end - time.monotonic()
+        if taken or left <= 0 or self._woken.is_set():
+            self._woken.clear()
+            return taken
+        self._dispatch(line, line.wire.read(left))
+        return None
+
+    def _demand(self, line: Line, limit: int, max_bytes: int) -> None:
+        """Let each queue send what is asked for. Credit grows as it is asked for, and shrinks when nobody takes it."""
+        for tap in line.taps.values():
+            if tap.paused:
+                continue
+            if tap.gone:
+                self._shared.declare_again(tap.queue)
+                tap.gone = False
+            want = limit if not tap.size else min(limit, max(1, int(max_bytes / tap.size)))
+            there = len(tap.buffer) + (tap.room if tap.pipes else 0)
+            missing = want - there
+            if missing > 0 and (missing >= there or not tap.pipes):
+                if len(tap.pipes) >= _PIPES:
+                    missing += sum(pipe.prefetch for pipe in tap.pipes)
+                    line.narrow(tap)
+                line.widen(tap, missing)
+            elif len(tap.buffer) > 4 * want:
+                now = time.monotonic()
+                if tap.crowded_since is None:
+                    tap.crowded_since = now
+                elif now - tap.crowded_since > _CROWDED_SECONDS:
+                    line.narrow(tap)
+            else:
+                tap.crowded_since = None
+
+    def _hand_out(self, line: Line, limit: int, max_bytes: int) -> list[Delivery]:
+        taps = [tap for tap in line.taps.values() if tap.buffer and not tap.paused]
+        taken: list[Delivery] = []
+        later: list[tuple[Claim, float]] = []
+        size = 0
+        if taps:
+            self._turn += 1
+            at = self._turn % len(taps)
+            taps = taps[at:] + taps[:at]
+        now = time.time()
+        while taps and len(taken) < limit:
+            for tap in tuple(taps):
+                claim = tap.buffer[0]
+                message = claim.read()
+                weight = message.size
+                if taken and size + weight > max_bytes:
+                    taps = []
+                    break
+                tap.buffer.popleft()
+                if not tap.buffer:
+                    taps.remove(tap)
+                due = due_of(message)
+                if due > now:
+                    later.append((claim, due))
+                    continue
+                size += weight
+                tap.size = tap.size * 0.9 + weight * 0.1 if tap.size else float(weight)
+                taken.append(self._delivery(claim, now))
+                if len(taken) >= limit:
+                    break
+        if later:
+            self._postpone(line, later)
+        return taken
+
+    def _delivery(self, claim: Claim, now: float) -> Delivery:
+        message = claim.read()
+        known = state(message.table)
+        starts = known.get("starts")
+        if isinstance(starts, int):
+            claim.starts = max(0, starts)
+        return Delivery(
+            message,
+            claim.tap.queue,
+            f"{self._id}-{self._lines}-{claim.tag}",
+            key=claim,
+            starts=claim.starts,
+            seen=claim.redelivered or starts is not None,
+            claimed_at=now,
+        )
+
+    def _postpone(self, line: Line, later: Sequence[tuple[Claim, float]]) -> None:
+        """What a foreign producer put into the queue before its time waits on the ladder."""
+        parcels = [(self._shared.address(claim.tap.queue, due), claim.head, claim.body) for claim, due in later]
+        self._shared.store(parcels)
+        line.settle([claim for claim, _ in later], [])
+
+    def _dispatch(self, line: Line, found: Sequence[Frame]) -> None:
+        now = time.monotonic()
+        pipes, unsettled = line.pipes, line.unsettled
+        for _, method, args, head, body in found:
+            if method == frames.BASIC_DELIVER:
+                end = 1 + args[0]
+                pipe = pipes.get(args[1:end])
+                tag = _tag(args, end)[0]
+                if pipe is None:
+                    self._special(line, args[1:end], tag, head, body)
+                    continue
+                claim = Claim(line, pipe.tap, pipe, tag, args[end + 8] != 0, head, body, now)
+                unsettled[tag] = claim
+                pipe.outstanding += 1
+                if pipe in pipe.tap.pipes:
+                    pipe.tap.buffer.append(claim)
+                else:
+                    line.settle([], [claim])
+            elif method == frames.BASIC_CANCEL:
+                self._cancelled(line, frames.read_short(args, 0)[0].encode())
+            elif method == frames.CHANNEL_CLOSE:
+                line.wire.sever("the server closed the channel")
+                line.wire.check(line.channel.number)
+
+    def _special(self, line: Line, name: bytes, tag: int, head: bytes, body: bytes) -> None:
+        if name.startswith(HOLD):
+            self._holds.arrived(line, tag, head)
+        elif name == PAUSES:
+            line.drop(tag, to_queue=False)
+            with suppress(ValueError, KeyError, TypeError):
+                notice = json.loads(body)
+                self._pause(line, line.taps[notice["queue"]], paused=bool(notice["paused"]))
+
+    def _pause(self, line: Line, tap: Tap, *, paused: bool) -> None:
+        if tap.paused != paused:
+            tap.paused = paused
+            if paused:
+                line.narrow(tap)
+
+    def _cancelled(self, line: Line, name: bytes) -> None:
+        """The server ended a consumer: its queue was deleted. What was delivered from it is ours still."""
+        pipe = line.pipes.get(name)
+        if pipe is not None and pipe in pipe.tap.pipes:
+            pipe.tap.pipes.remove(pipe)
+            pipe.tap.gone = True
+
+    # --- ends ---------------------------------------------------------------------------------------------------
+
+    def _mine(self, delivery: Delivery) -> Claim | None:
+        """The claim, when it stands: its line lives, the lease too, and nothing has ended it."""
+        claim = delivery.key
+        line = self._line
+        if self._is_closed or line is None or not line.alive or self._guard.lapsed:
+            return None
+        return claim if isinstance(claim, Claim) and claim.line is line and not claim.done else None
+
+    def start(self, deliveries: Sequence[Delivery]) -> Sequence[Settled]:
+        with self._lock:
+            self._look()
+            claims = [self._mine(delivery) for delivery in deliveries]
+            fresh = list(dict.fromkeys(claim for claim in claims if claim is not None and not claim.recorded))
+            if fresh and self._line is not None:
+                self._move(self._line, fresh, start=True)
+            return [
+                Settled.DONE if claim is not None and self._mine(delivery) is claim else Settled.STALE
+                for claim, delivery in zip(claims, deliveries, strict=True)
+            ]
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        if any(item.records or item.publications for item in settlements):
+            raise NotImplementedError("the AMQP broker has no atomic_end: store and publish before you settle")
+        with self._lock:
+            self._look()
+            found = [Settled.STALE] * len(settlements)
+            acked: list[Claim] = []
+            returned: list[Claim] = []
+            parcels: list[Parcel] = []
+            met: set[Claim] = set()
+            for at, item in enumerate(settlements):
+                claim = self._mine(item.delivery)
+                if claim is None or claim in met:
+                    continue
+                met.add(claim)
+                found[at] = Settled.DONE
+                if item.verdict is Verdict.REQUEUE and not self._needs_copy(claim, item):
+                    returned.append(claim)
+                    continue
+                if item.verdict is not Verdict.ACK:
+                    parcels.append(self._copy(claim, item))
+                acked.append(claim)
+            self._shared.store(parcels)
+            line = self._line
+            if met and line is not None:
+                line.settle(acked, returned)
+            return found
+
+    def _look(self) -> None:
+        """Hear what the server has to say, so that a connection that is gone is not written to."""
+        line = self._line
+        if line is not None and line.alive:
+            with suppress(errors.OperationalError):
+                self._dispatch(line, line.wire.read(0))
+
+    def _needs_copy(self, claim: Claim, item: Settlement) -> bool:
+        return item.charged or item.delay > 0 or claim.moved or claim.tap.gone
+
+    def _copy(self, claim: Claim, item: Settlement) -> Parcel:
+        """The message as it goes on: with its starts, into its queue, the ladder, or the dead letters."""
+        message = claim.read()
+        starts = claim.starts + bool(item.charged)
+        queue = claim.tap.queue
+        if item.verdict is Verdict.DEAD:
+            self._shared.letters.keep([queue])
+            return letters.parcel(message, queue, item.reason, starts)
+        return (
+            self._shared.address(queue, time.time() + item.delay if item.delay > 0 else 0.0),
+            restated(message, {"starts": starts}),
+            message.body,
+        )
+
+    # --- copies -------------------------------------------------------------------------------------------------
+
+    def _move(self, line: Line, claims: Sequence[Claim], *, start: bool) -> None:
+        """Confirm copies into holding queues of ours, and see them come: then they are the claims."""
+        wanted = self._holds.send(line, claims, start=start)
+        deadline = time.monotonic() + self._shared.timeout
+        while any(not self._holds.is_here(line, each) for each in wanted):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise errors.OperationalError(
+                    f"{line.wire.shown} did not deliver {len(wanted)} copies within {self._shared.timeout:g} s"
+                )
+            self._dispatch(line, line.wire.read(left))
+
+    def _hand_over_now(self) -> bool:
+        """By the guard; False when a fetch is under way, which is woken to do it."""
+        if not self._lock.acquire(blocking=False):
+            line = self._line
+            if line is not None:
+                line.wire.wake()
+            return False
+        try:
+            line = self._line
+            if line is not None and line.alive and not self._is_closed:
+                self._dispatch(line, line.wire.read(0))
+                self._hand_over(line)
+        finally:
+            self._lock.release()
+        return True
+
+    def _hand_over(self, line: Line) -> None:
+        """Before the server's patience with a delivery ends: a copy takes its place, or it goes back."""
+        limit = time.monotonic() - self._shared.hand_over_after
+        old = [claim for claim in line.unsettled.values() if claim.at <= limit]
+        for tap in line.taps.values():
+            if tap.buffer and tap.buffer[0].at <= limit:
+                line.narrow(tap)
+        held = [claim for claim in old if not claim.done]
+        if held:
+            self._move(line, held, start=False)
+
+    # --- the lease ----------------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        if self._is_closed:
+            return False
+        line = self._line
+        held = line is not None and line.alive and not self._guard.lapsed
+        self._guard.renewed()
+        return held
+
+    def wake(self) -> None:
+        self._woken.set()
+        line = self._line
+        if line is not None:
+            line.wire.wake()
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._guard.stop()
+        self.wake()
+        with self._lock:
+            line, self._line = self._line, None
+            try:
+                if line is not None and line.alive:
+                    self._give_back(line)
+            finally:
+                if line is not None:
+                    line.wire.close()
+                self._closed(self)
+
+    def _give_back(self, line: Line) -> None:
+        """Uncharged: what has a recorded start goes back as a copy without it, the rest with the channel."""
+        with suppress(errors.OperationalError):
+            moved = [claim for claim in line.unsettled.values() if claim.moved]
+            copies = [
+                (self._shared.address(c.tap.queue, 0.0), restated(c.read(), {"starts": c.starts}), c.body)
+                for c in moved
+            ]
+            self._shared.store(copies)
+            line.settle(moved, [])
+            self._holds.delete(line)
+            line.channel.close()

@@ -1,0 +1,148 @@
+"""What the broker, its consumers and its dead letters share: connections, declared queues, addresses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from kernel_lib_amqp import AmqpServer, ChannelClosed, frames
+from kernel_lib_amqp.channel import Channel
+from kernel_lib_amqp.faults import PRECONDITION_FAILED
+
+from kernel import errors
+from kernel.interfaces.broker import QueueSpec
+from kernel_broker_amqp.admin import Admin
+from kernel_broker_amqp.delays import Delays
+from kernel_broker_amqp.envelope import AmqpMessage
+from kernel_broker_amqp.letters import Letters
+from kernel_broker_amqp.pauses import Pauses
+from kernel_broker_amqp.publisher import Parcel, Publishers
+from kernel_broker_amqp.queues import Queues
+
+_PATIENCE: Final = 1800.0
+"""Seconds after which RabbitMQ ends a channel whose delivery is not settled, as it is shipped."""
+_ETA_MARK: Final = b"\x03etaS"
+
+
+class Shared:
+    """One virtual host. Usable from any thread."""
+
+    def __init__(self, server: AmqpServer, options: Mapping[str, Any], queue_type: str, delay_type: str) -> None:
+        self.server = server
+        self.timeout = server.timeout
+        self.hand_over_after = _patience(options) * 0.4
+        self.admin = Admin(server)
+        # What we move ourselves is confirmed, whatever the publishing of tasks does.
+        self.publishers = Publishers(server, confirms=True)
+        self.delays = Delays(self.admin, delay_type)
+        self.letters = Letters(self.admin, self.publishers, self.timeout)
+        self.pauses = Pauses(self.admin, self.publishers, self.timeout)
+        self.queues = Queues(self.admin, self.publishers, self.timeout)
+        self._queue_type = queue_type
+        self._lock = threading.Lock()
+        self._specs: dict[str, QueueSpec] = {}
+        self._addresses: dict[str, bytes] = {}
+
+    def close(self) -> None:
+        self.publishers.close()
+        self.admin.close()
+        for part in (self.delays, self.letters, self.pauses, self.queues):
+            part.forget()
+
+    # --- queues -------------------------------------------------------------------------------------------------
+
+    def declare(self, specs: Sequence[QueueSpec]) -> None:
+        for spec in specs:
+            with self._lock:
+                self._specs[spec.name] = spec
+            self.admin.run(lambda channel, spec=spec: self._declare(channel, spec))
+        self.queues.note(spec.name for spec in specs)
+
+    def _declare(self, channel: Channel, spec: QueueSpec) -> None:
+        arguments = dict(spec.arguments)
+        if self._queue_type == "quorum":
+            arguments.setdefault("x-queue-type", "quorum")
+        if spec.max_priority is not None and arguments.get("x-queue-type", "classic") == "classic":
+            arguments.setdefault("x-max-priority", spec.max_priority)
+        try:
+            channel.declare_queue(spec.name, durable=spec.durable, arguments=arguments)
+        except ChannelClosed as exc:
+            if exc.code != PRECONDITION_FAILED:
+                raise
+            # It exists with other arguments, and stays as it is.
+            channel.reopen()
+        if spec.exchange:
+            try:
+                channel.declare_exchange(spec.exchange, spec.exchange_type)
+            except ChannelClosed as exc:
+                if exc.code != PRECONDITION_FAILED:
+                    raise
+                channel.reopen()
+            channel.bind_queue(spec.name, spec.exchange, spec.routing_key or spec.name)
+
+    def declare_again(self, queue: str) -> None:
+        """After it was deleted; as it was declared before, where that is known."""
+        with self._lock:
+            spec = self._specs.get(queue) or QueueSpec(queue)
+        self.delays.forget()
+        self.letters.forget()
+        self.queues.forget()
+        self.declare([spec])
+
+    def ensure(self, queues: Iterable[str]) -> None:
+        """Make those exist that nobody declared."""
+        for queue in queues:
+            if self.admin.depth(queue) is None:
+                self.declare_again(queue)
+
+    def known(self) -> list[str]:
+        with self._lock:
+            own = set(self._specs)
+        return sorted(own | self.queues.all())
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def address(self, queue: str, due: float) -> bytes:
+        """What brings a message to a queue: at once, or by the ladder when `due` (Unix seconds) is ahead."""
+        if due > time.time():
+            return frames.address(*self.delays.address(queue, due), mandatory=True)
+        found = self._addresses.get(queue)
+        if found is None:
+            if len(self._addresses) > 10_000:
+                self._addresses.clear()
+            found = self._addresses[queue] = frames.address("", queue, mandatory=True)
+        return found
+
+    def store(self, parcels: Sequence[Parcel]) -> None:
+        """Confirmed, all of them. Raises `OperationalError` when one is not for certain."""
+        if parcels:
+            self.publishers.publish_all(parcels, self.timeout)
+
+
+def due_of(message: AmqpMessage) -> float:
+    """The time that a message names as its `eta`, in Unix seconds; 0 for none."""
+    if _ETA_MARK not in message.table:
+        return 0.0
+    try:
+        eta = message.headers.get("eta")
+        moment = datetime.fromisoformat(eta) if isinstance(eta, str) else None
+    except (errors.InvalidTaskError, ValueError):
+        return 0.0
+    if moment is None:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _patience(options: Mapping[str, Any]) -> float:
+    value = options.get("consumer_timeout")
+    if value is None:
+        return _PATIENCE
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise errors.InvalidSetting(
+            f"broker_transport_options['consumer_timeout'] is {value!r}; seconds are needed, as the server allows "
+            "them (its own consumer_timeout is in milliseconds)"
+        )
+    return float(value)
