@@ -92,7 +92,13 @@ class RedisServer:
 
     def connect(self) -> Link:
         """A connection of one's own, which is not counted and not given back."""
-        return self.place.connect()
+        try:
+            return self.place.connect()
+        except errors.ImproperlyConfigured as exc:
+            if not self._checked:
+                raise
+            # It was right before, so it is the server's side that changes: a password, a certificate, its Sentinels.
+            raise errors.OperationalError(str(exc)) from exc
 
     @contextmanager
     def link(self) -> Iterator[Link]:
@@ -136,7 +142,7 @@ class RedisServer:
                 if self._lives(link, since):
                     return link
                 link.close()
-            return self.place.connect()
+            return self.connect()
         except BaseException:
             self._leave()
             raise

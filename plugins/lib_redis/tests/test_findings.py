@@ -67,6 +67,20 @@ class TestRefusals:
         with pytest.raises(errors.ImproperlyConfigured, match="refused the login"):
             RedisServer(url.replace("hidden", "wrong"), timeout=5).open()
 
+    def test_a_login_that_stops_being_right_may_be_right_again(self) -> None:
+        with redis_server("--requirepass", "hidden") as locked:
+            server = RedisServer(locked.url.replace("redis://", "redis://:hidden@"), timeout=5)
+            server.open()
+            with redis.Redis(port=locked.port, password="hidden") as admin:
+                for password in ("other", "hidden"):
+                    admin.config_set("requirepass", password)
+                    admin.client_kill_filter(skipme=True, _type="normal")
+                    if password == "other":
+                        with pytest.raises(errors.OperationalError, match="refused the login"):
+                            server.call("PING")
+            assert server.call("PING") == b"PONG"
+            server.close()
+
     def test_an_old_server_is_told_by_its_version(self, monkeypatch: pytest.MonkeyPatch, process: RedisProcess) -> None:
         monkeypatch.setattr("kernel_lib_redis.greeting.OLDEST", (99, 0))
         with pytest.raises(errors.ImproperlyConfigured, match=r"is Redis \d+\.\d+.*; 99\.0 or later is needed"):
