@@ -98,7 +98,7 @@ class Sentinel:
                     reasons.append(f"{_text(sentinel)} knows no primary {self._name!r}")
                 elif place not in tried:
                     tried.add(place)
-                    link = _primary(self._manner.tcp(place, f"{self.shown} at {_text(place)}"))
+                    link = _primary(self._manner.tcp(place, f"redis://{_text(place)} ({self._name})"))
                     self._prefer(sentinel)
                     return link
             except errors.OperationalError as exc:
@@ -168,14 +168,14 @@ class Cluster:
                 owner = self._ask(node)
                 if owner not in tried:
                     tried.add(owner)
-                    return _primary(self._manner.tcp(owner, f"{self.shown} at {_text(owner)}"))
+                    return _primary(self._manner.tcp(owner, _node(owner)))
             except errors.OperationalError as exc:
                 reasons.append(str(exc))
         raise errors.OperationalError(f"no node of {self.shown} can be used: {'; '.join(reasons)}")
 
     def _ask(self, node: tuple[str, int]) -> tuple[str, int]:
         """Who has the slot, by what this node knows."""
-        link = Link(self._manner.tcp(node, f"{self.shown} at {_text(node)}"))
+        link = Link(self._manner.tcp(node, _node(node)))
         try:
             table = link.call("CLUSTER", "SLOTS")
         except errors.OperationalError as exc:
@@ -235,6 +235,10 @@ def joined(shown: Sequence[str]) -> str:
     """Several URLs as one that people can read."""
     first, *others = shown
     return ";".join([first, *(other.partition("://")[2] for other in others)])
+
+
+def _node(place: tuple[str, int]) -> str:
+    return f"redis+cluster://{_text(place)}"
 
 
 def _text(place: tuple[str, int]) -> str:
