@@ -39,6 +39,9 @@ class BrokerCapabilities:
     pause: bool = True
     atomic_end: bool = False
     """`settle` stores records and publications in the same transaction as the settlement."""
+    glances: bool = True
+    """Waiting messages can be looked at without a trace. Where they cannot, one that was peeked at may come as `seen`,
+    and nothing tells how old the oldest is."""
     max_bytes: int | None = None
 
 
@@ -209,7 +212,9 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A queue in numbers; `oldest` is the age in seconds of the oldest waiting message."""
+    """A queue in numbers; `oldest` is the age in seconds of the oldest waiting message, where the broker can tell.
+
+    `claimed` counts at least those of this process: a server need not tell of others."""
 
     name: str
     ready: int

@@ -31,8 +31,11 @@ class AdminCases(BrokerKit):
         assert (found.ready, found.claimed, found.delayed, found.dead) == (3, 2, 0, 0)
         assert found.paused is False
         assert found.consumers >= 1
-        assert found.oldest is not None
-        assert -1 <= found.oldest < 3600
+        if broker.capabilities.glances:
+            assert found.oldest is not None
+            assert -1 <= found.oldest < 3600
+        else:
+            assert found.oldest is None
 
     def test_stats_of_an_empty_queue(self, broker: Broker, queue: str) -> None:
         found = self.look(broker, queue)
@@ -59,7 +62,9 @@ class AdminCases(BrokerKit):
         for _ in range(2):
             assert [message.headers["n"] for message in broker.peek(queue, 3)] == [0, 1, 2]
         delivery = self.one(self.consume(broker, queue))
-        assert (delivery.message.headers["n"], delivery.seen) == (0, False)
+        assert delivery.message.headers["n"] == 0
+        if broker.capabilities.glances:
+            assert not delivery.seen
 
     def test_purge_deletes_what_waits_and_nothing_else(self, broker: Broker, queue: str, other: str) -> None:
         broker.publish([*made(queue, 5), *made(other, 1)])

@@ -31,7 +31,7 @@ class AmqpBroker:
     """Messages in RabbitMQ, where Celery's producers and workers find them too. The options are in the README."""
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(max_bytes=_MAX_BYTES)
+    capabilities = api.BrokerCapabilities(glances=False, max_bytes=_MAX_BYTES)
     settings: tuple[Setting, ...] = (
         Setting("task_default_queue_type", "str", "classic", "Type of the queues that are declared.", choices=_TYPES),
         Setting(

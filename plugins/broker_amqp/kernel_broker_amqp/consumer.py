@@ -23,7 +23,7 @@ from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_amqp import letters
 from kernel_broker_amqp.envelope import restated, state
-from kernel_broker_amqp.guard import Guard
+from kernel_broker_amqp.guard import IDLE_SECONDS, Guard
 from kernel_broker_amqp.holds import HOLD, Holds
 from kernel_broker_amqp.line import Claim, Line, Tap, consume_frames
 from kernel_broker_amqp.publisher import Parcel
@@ -58,7 +58,14 @@ class AmqpConsumer:
         self._woken = threading.Event()
         self._is_closed = False
         self._unsure: set[str] = set()
-        self._guard = Guard(options.lease, shared.hand_over_after, self._lapse, self._hand_over_now)
+        self._fetched_at = time.monotonic()
+        self._guard = Guard(
+            options.lease,
+            shared.hand_over_after,
+            lapse=self._lapse,
+            hand_over=self._hand_over_now,
+            idle=self._share,
+        )
         try:
             with self._lock:
                 self._connect()
@@ -134,8 +141,28 @@ class AmqpConsumer:
                         raise
                     continue
                 if taken is not None:
+                    self._fetched_at = time.monotonic()
                     return taken
         return []
+
+    def _share(self) -> None:
+        """By the guard: while nobody fetches, nothing is kept from others."""
+        line = self._line
+        if (
+            line is None
+            or time.monotonic() - self._fetched_at < IDLE_SECONDS
+            or not any(tap.pipes for tap in line.taps.values())
+            or not self._lock.acquire(blocking=False)
+        ):
+            return
+        try:
+            if line is self._line and line.alive and time.monotonic() - self._fetched_at >= IDLE_SECONDS:
+                self._dispatch(line, line.wire.read(0))
+                for tap in line.taps.values():
+                    if tap.pipes:
+                        line.narrow(tap)
+        finally:
+            self._lock.release()
 
     def _step(self, line: Line, limit: int, max_bytes: int, end: float) -> list[Delivery] | None:
         """What is there, when something is or the time is over; else None, after a wait."""

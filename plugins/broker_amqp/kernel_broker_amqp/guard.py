@@ -5,23 +5,36 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 from kernel import errors
 
+IDLE_SECONDS: Final = 0.5
+"""After so long without a fetch, others get what is buffered."""
+
 
 class Guard:
-    """Calls `lapse` when nobody renewed for as long as the lease, and `hand_over` well before a delivery is too old.
+    """Calls `lapse` when nobody renewed for as long as the lease, `hand_over` well before a delivery is too old, and
+    `idle` every now and then.
 
     `hand_over` says whether it could; if not, `hand_over_due` stays set for whoever reads the connection.
     """
 
     def __init__(
-        self, lease: float, hand_over_after: float, lapse: Callable[[], None], hand_over: Callable[[], bool]
+        self,
+        lease: float,
+        hand_over_after: float,
+        *,
+        lapse: Callable[[], None],
+        hand_over: Callable[[], bool],
+        idle: Callable[[], None],
     ) -> None:
         self._lease = lease
         self._every = hand_over_after / 4
         self._lapse = lapse
         self._hand_over = hand_over
+        self._idle = idle
         self._changed = threading.Event()
         self._stopped = False
         self._end = time.monotonic() + lease
@@ -58,7 +71,12 @@ class Guard:
                 looked = now
                 self.hand_over_due = True
                 self._try()
-            until = looked + self._every if self._lapsed else min(self._end, looked + self._every)
+            with suppress(errors.OperationalError):
+                # Whoever reads the connection hears of what broke it.
+                self._idle()
+            until = min(looked + self._every, now + IDLE_SECONDS)
+            if not self._lapsed:
+                until = min(self._end, until)
             self._changed.wait(max(0.005, until - time.monotonic()))
             self._changed.clear()
 
