@@ -19,21 +19,13 @@ KINDS = ("brokers", "backends", "serializers", "compressors", "pools", "schedule
 
 # kind -> name -> (distribution, extra). An entry leaves when its distribution comes.
 PLANNED: dict[str, dict[str, tuple[str, str]]] = {
-    "brokers": {
-        "amqp": ("kernel-broker-amqp", "amqp"),
-        "amqps": ("kernel-broker-amqp", "amqp"),
-        "pyamqp": ("kernel-broker-amqp", "amqp"),
-    },
-    "backends": {
-        "rpc": ("kernel-backend-rpc", "amqp"),
-    },
     "pools": {
         "eventlet": ("kernel-pool-eventlet", "eventlet"),
         "gevent": ("kernel-pool-gevent", "gevent"),
     },
 }
 # A name whose extra does not follow from the rule below: the server needs a library that the plain extra lacks.
-EXTRA_OF = {"mariadb": "mysql"}
+EXTRA_OF = {"mariadb": "mysql", "rpc": "amqp"}
 
 HEAD = '''"""Which distribution and extra bring the drivers of this project. Generated: do not edit.
 

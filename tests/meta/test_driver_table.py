@@ -36,8 +36,8 @@ def test_names_that_people_will_ask_for_are_known():
 
 
 def test_a_planned_name_that_has_come_is_refused(monkeypatch):
-    monkeypatch.setitem(generator.PLANNED["brokers"], "memory", ("kernel-broker-later", "later"))
-    with pytest.raises(SystemExit, match="brokers memory exist now"):
+    monkeypatch.setitem(generator.PLANNED["pools"], "threads", ("kernel-pool-later", "later"))
+    with pytest.raises(SystemExit, match="pools threads exist now"):
         generator.table()
 
 

@@ -237,20 +237,26 @@ class Inbox:
     def _read(self, wire: Wire, channel: Channel) -> None:
         self._consuming = False
         redeclare = time.monotonic() + self._absence / 3
+        # A call to wake the connection ends whatever waits on it, so all reasons for one are looked at after each
+        # question to the server, and right before a read.
         while not self._closed:
             if self._wanted and not self._consuming:
-                channel.qos(_PREFETCH)
-                # Before a broken connection whose end the server has not noticed.
-                self._generation += 1
-                channel.consume(self.queue, _TAG, arguments={"x-priority": self._generation})
-                self._consuming = True
-            if self._consuming and self._asked > self._looked:
+                self._consume(channel)
+            elif self._consuming and self._asked > self._looked:
                 self._look(wire, channel)
-            self._handle(wire.read(max(0.0, redeclare - time.monotonic())), channel)
-            if time.monotonic() >= redeclare:
+            elif time.monotonic() >= redeclare:
                 # Being asked for is what keeps a queue that nobody reads yet.
                 channel.declare_queue(self.queue, passive=True)
                 redeclare = time.monotonic() + self._absence / 3
+            else:
+                self._handle(wire.read(redeclare - time.monotonic()), channel)
+
+    def _consume(self, channel: Channel) -> None:
+        # Before a broken connection whose end the server has not noticed.
+        self._generation += 1
+        channel.qos(_PREFETCH)
+        channel.consume(self.queue, _TAG, arguments={"x-priority": self._generation})
+        self._consuming = True
 
     def _look(self, wire: Wire, channel: Channel) -> None:
         """The queue answers after it has handed all it has to the channel, and the channel after it has sent that."""
