@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kernel_lib_redis import BACKEND_SETTINGS, backend_server, examine, fault
+from kernel_lib_redis import backend_server, examine, fault
+from kernel_lib_redis.settings import BACKEND_SETTINGS
 
 from kernel import errors
 from kernel.hooks import Finding

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import BROKER_SETTINGS, broker_server, examine
+from kernel_lib_redis import broker_server, examine
+from kernel_lib_redis.settings import BROKER_SETTINGS
 
 from kernel import errors
 from kernel.hooks import Finding

@@ -17,12 +17,12 @@ PATIENCE = 40.0
 COUNT = 150
 
 
-def patiently(call: Callable[[], Any]) -> Any:
+def patiently(call: Callable[..., Any], *args: Any) -> Any:
     """What a caller does who may call twice: again, until it is taken."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return call()
+            return call(*args)
         except errors.OperationalError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -31,7 +31,7 @@ def patiently(call: Callable[[], Any]) -> Any:
 def send(project: Project, keys: range) -> None:
     work = project.task("work")
     for key in keys:
-        patiently(lambda key=key: work.apply_async((str(key), 0.01)))
+        patiently(work.apply_async, (str(key), 0.01))
 
 
 def committed(project: Project, keys: range, worker: WorkerProcess) -> None:
@@ -66,7 +66,7 @@ def test_a_failover_while_a_worker_runs(tmp_path: Path, pool: str, count: int) -
             assert sentinels.primary() is not old
             send(project, range(COUNT, COUNT + 20))
             committed(project, range(COUNT + 20), worker)
-            results = [patiently(lambda number=number: project.task("add").delay(1, number)) for number in range(5)]
+            results = [patiently(project.task("add").delay, 1, number) for number in range(5)]
             assert results_within(results, PATIENCE) == [1 + number for number in range(5)]
 
 
@@ -88,5 +88,5 @@ def test_a_fleet_on_a_cluster(tmp_path: Path) -> None:
             cluster.move(slot, (cluster.owner(slot) + 1) % 3)
             send(project, range(COUNT, COUNT + 20))
             committed(project, range(COUNT + 20), worker)
-            results = [patiently(lambda number=number: project.task("add").delay(2, number)) for number in range(5)]
+            results = [patiently(project.task("add").delay, 2, number) for number in range(5)]
             assert results_within(results, PATIENCE) == [2 + number for number in range(5)]

@@ -8,13 +8,11 @@ from kernel_lib_redis.link import Link
 from kernel_lib_redis.listener import Event, Listener
 from kernel_lib_redis.script import Script
 from kernel_lib_redis.server import RedisServer
-from kernel_lib_redis.settings import BACKEND_SETTINGS, BROKER_SETTINGS, backend_server, broker_server
+from kernel_lib_redis.settings import backend_server, broker_server
 from kernel_lib_redis.target import Target
 from kernel_lib_redis.urls import Address, mask, parse
 
 __all__ = [
-    "BACKEND_SETTINGS",
-    "BROKER_SETTINGS",
     "Address",
     "ConnectionLost",
     "Event",
