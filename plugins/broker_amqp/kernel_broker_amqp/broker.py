@@ -181,11 +181,11 @@ class AmqpBroker:
 
     def pause(self, queue: str) -> None:
         _check(queue)
-        self._shared.pauses.set(queue, paused=True)
+        self._shared.pauses.mark(queue, paused=True)
 
     def resume(self, queue: str) -> None:
         _check(queue)
-        self._shared.pauses.set(queue, paused=False)
+        self._shared.pauses.mark(queue, paused=False)
 
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> Sequence[api.DeadLetter]:
         return self._shared.letters.newest(self._shared.known() if queue is None else [queue], limit)

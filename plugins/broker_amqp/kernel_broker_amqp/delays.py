@@ -1,7 +1,7 @@
 """Delays on the ladder that Celery and kombu use: a queue for each power of two seconds, each letting its messages
 go to the next one down when their time there is over, and a routing key whose digits say on which rungs to wait.
 
-Seconds are as fine as that ladder goes; what is left of one is waited for before, in a queue for each step of 50 ms.
+Seconds are as fine as that ladder goes; what is left of one is waited for before, in a queue for each tenth.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from kombu.transport.native_delayed_delivery import (
 from kernel_broker_amqp import names
 from kernel_broker_amqp.admin import Admin
 
-_STEP_MS: Final = 50
+_STEP_MS: Final = 100
 _LONGEST: Final = (1 << MAX_NUMBER_OF_BITS_TO_USE) - 1
+_RESTS: Final = range(_STEP_MS, 1000, _STEP_MS)
 _FRACTION: Final = "kernel_delayed_{}ms"
 
 
@@ -37,14 +38,12 @@ class Delays:
         self._type = queue_type
         self._lock = threading.Lock()
         self._ready = False
-        self._fractions: set[int] = set()
         self._bound: set[str] = set()
 
     def forget(self) -> None:
         """What was declared may be gone."""
         with self._lock:
             self._ready = False
-            self._fractions.clear()
             self._bound.clear()
 
     def address(self, queue: str, due: float) -> tuple[str, str]:
@@ -52,24 +51,22 @@ class Delays:
 
         Declares what is missing. A delay of more than 8 years is cut to that.
         """
-        left = due - time.time()
-        if left <= 0:
+        if due <= time.time():
             return "", queue
+        self._declare(queue)
+        # After what may have taken its time.
+        left = max(0.0, due - time.time())
         steps = -int(-left * 1000 // _STEP_MS)
         seconds, rest = divmod(steps * _STEP_MS, 1000)
-        self._declare(queue, rest)
         digits = ".".join(f"{min(seconds, _LONGEST):0{MAX_NUMBER_OF_BITS_TO_USE}b}")
         exchange = _FRACTION.format(rest) if rest else level_name(MAX_LEVEL)
         return exchange, f"{digits}.{names.tail(queue)}"
 
-    def _declare(self, queue: str, rest: int) -> None:
+    def _declare(self, queue: str) -> None:
         with self._lock:
             if not self._ready:
                 self._admin.run(self._ladder)
                 self._ready = True
-            if rest and rest not in self._fractions:
-                self._admin.run(lambda channel: _fraction(channel, rest))
-                self._fractions.add(rest)
             if queue not in self._bound:
                 self._admin.run(
                     lambda channel: channel.bind_queue(queue, CELERY_DELAYED_DELIVERY_EXCHANGE, names.pattern(queue))
@@ -80,6 +77,8 @@ class Delays:
         channel.declare_exchange(CELERY_DELAYED_DELIVERY_EXCHANGE, "topic")
         for level in range(MAX_LEVEL + 1):
             self._rung(channel, level)
+        for rest in _RESTS:
+            _fraction(channel, rest)
 
     def _rung(self, channel: Channel, level: int) -> None:
         """From below, so that what a rung lets go always has where to go."""
@@ -106,10 +105,8 @@ class Delays:
         channel.bind_exchange(below, name, f"{skipped}0.#")
 
     def levels(self) -> list[str]:
-        """Queues in which delayed messages wait."""
-        return [level_name(level) for level in range(MAX_LEVEL + 1)] + [
-            _FRACTION.format(rest) for rest in range(_STEP_MS, 1000, _STEP_MS)
-        ]
+        """Queues in which delayed messages wait, in the order in which they pass them."""
+        return [_FRACTION.format(rest) for rest in _RESTS] + [level_name(level) for level in range(MAX_LEVEL, -1, -1)]
 
 
 def _fraction(channel: Channel, rest: int) -> None:

@@ -5,6 +5,7 @@ A message that was looked at goes back to its place, and shows no trace of it: t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from kernel_lib_amqp import ChannelClosed
@@ -27,9 +28,7 @@ class Ladder:
     def counts(self, queues: list[str]) -> dict[str, int]:
         """Delayed messages of these queues."""
         found = dict.fromkeys(queues, 0)
-        for level in self._delays.levels():
-            if not self._busy(level):
-                continue
+        for level in self._busy():
             with self._admin.channel() as channel:
                 for _, key in _look(channel, level):
                     for queue in queues:
@@ -39,9 +38,7 @@ class Ladder:
 
     def purge(self, queue: str) -> int:
         count = 0
-        for level in self._delays.levels():
-            if not self._busy(level):
-                continue
+        for level in self._busy():
             with self._admin.channel() as channel:
                 for tag, key in _look(channel, level):
                     if belongs(key, queue):
@@ -50,9 +47,14 @@ class Ladder:
                 release(channel)
         return count
 
-    def _busy(self, level: str) -> bool:
-        depth = self._admin.depth(level)
-        return depth is not None and depth[0] > 0
+    def _busy(self) -> Iterator[str]:
+        """Rungs on which something waits; none before there is a ladder."""
+        levels = self._delays.levels()
+        if self._admin.depth(levels[0]) is not None:
+            for level in levels:
+                depth = self._admin.depth(level)
+                if depth is not None and depth[0] > 0:
+                    yield level
 
 
 def _look(channel: Channel, level: str) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from kernel_lib_amqp import ChannelClosed, frames, properties
@@ -50,8 +51,7 @@ class Letters:
     def keep(self, queues: Iterable[str]) -> None:
         """Make the queues of dead letters exist."""
         for queue in {*queues} - self._declared:
-            name = names.dead(queue)
-            self._admin.run(lambda channel, name=name: channel.declare_queue(name))
+            self._admin.run(partial(_declare, names.dead(queue)))
             self._declared.add(queue)
 
     def forget(self) -> None:
@@ -87,6 +87,10 @@ class Letters:
                 release(channel)
             count += len(chosen)
         return count
+
+
+def _declare(name: str, channel: Channel) -> None:
+    channel.declare_queue(name)
 
 
 def _look(channel: Channel, queue: str) -> list[_Found]:

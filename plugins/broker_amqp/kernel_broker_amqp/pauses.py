@@ -35,7 +35,7 @@ class Pauses:
     def forget(self) -> None:
         self._ready = False
 
-    def set(self, queue: str, *, paused: bool) -> None:
+    def mark(self, queue: str, *, paused: bool) -> None:
         self._declare()
         if paused:
             self._admin.run(lambda channel: channel.bind_queue(names.PAUSED, names.PAUSED, queue))

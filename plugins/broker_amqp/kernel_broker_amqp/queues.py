@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from kernel_lib_amqp import ChannelClosed, frames
@@ -56,7 +57,7 @@ class Queues:
             where = frames.address("", names.QUEUES, mandatory=True)
             self._publishers.publish_all([(where, head, name.encode()) for name in missing], self._timeout)
             for name in missing:
-                self._admin.run(lambda channel, name=name: channel.bind_queue(names.MARKS, names.QUEUES, name))
+                self._admin.run(partial(_mark, name))
             self._noted.update(new)
 
     def all(self) -> set[str]:
@@ -72,6 +73,10 @@ class Queues:
             if exc.code != NOT_FOUND:
                 raise
         return found
+
+
+def _mark(name: str, channel: Channel) -> None:
+    channel.bind_queue(names.MARKS, names.QUEUES, name)
 
 
 def _declare(channel: Channel) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from kernel_lib_amqp import AmqpServer, ChannelClosed, frames
@@ -58,10 +59,10 @@ class Shared:
         for spec in specs:
             with self._lock:
                 self._specs[spec.name] = spec
-            self.admin.run(lambda channel, spec=spec: self._declare(channel, spec))
+            self.admin.run(partial(self._declare, spec))
         self.queues.note(spec.name for spec in specs)
 
-    def _declare(self, channel: Channel, spec: QueueSpec) -> None:
+    def _declare(self, spec: QueueSpec, channel: Channel) -> None:
         arguments = dict(spec.arguments)
         if self._queue_type == "quorum":
             arguments.setdefault("x-queue-type", "quorum")

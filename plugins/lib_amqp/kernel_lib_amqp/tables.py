@@ -51,7 +51,7 @@ def _value(value: Any, depth: int) -> bytes:
     if value is None:
         return b"V"
     if kind is str:
-        raw = value.encode("utf-8", "surrogatepass")
+        raw: bytes = value.encode("utf-8", "surrogatepass")
         return b"S" + _pack_long(len(raw)) + raw
     if kind is bool:
         return b"t\x01" if value else b"t\x00"
@@ -65,7 +65,7 @@ def _value(value: Any, depth: int) -> bytes:
     if kind is float:
         return b"d" + _pack_double(value)
     if kind is bytes:
-        return b"S" + _pack_long(len(value)) + value
+        return b"".join((b"S", _pack_long(len(value)), value))
     return _odd(value, depth)
 
 
