@@ -64,7 +64,7 @@ _CONNECTION: Final[Mapping[str, _Kind]] = {
     "credential_provider": _ANY,
     "db": _NATURAL,
 }
-_TLS: Final[Mapping[str, _Kind]] = {
+TLS_OPTIONS: Final[Mapping[str, _Kind]] = {
     "ssl_cert_reqs": _ANY,
     "ssl_ca_certs": _NAME,
     "ssl_ca_path": _NAME,
@@ -76,10 +76,10 @@ _TLS: Final[Mapping[str, _Kind]] = {
     "ssl_ciphers": _NAME,
     "ssl_min_version": _ANY,
 }
-URL_OPTIONS: Final[Mapping[str, _Kind]] = {**_CONNECTION, **_TLS, "retry_on_timeout": _SWITCH}
+URL_OPTIONS: Final[Mapping[str, _Kind]] = {**_CONNECTION, **TLS_OPTIONS, "retry_on_timeout": _SWITCH}
 """What the query of a URL may hold."""
 
-_HONOURED: Final[Mapping[str, _Kind]] = {
+OPTIONS: Final[Mapping[str, _Kind]] = {
     **_CONNECTION,
     "socket_keepalive_options": _DICT,
     "global_keyprefix": _TEXT,
@@ -137,7 +137,7 @@ def checked(options: Mapping[str, Any], setting: str) -> tuple[dict[str, Any], l
     for name, value in options.items():
         if value is None:
             continue
-        if (kind := _HONOURED.get(name)) is not None:
+        if (kind := OPTIONS.get(name)) is not None:
             if not kind.fits(value):
                 raise errors.InvalidSetting(f"{setting}[{name!r}] is {_shown(name, value)}; {kind.right} is needed")
             found[name] = value
@@ -147,7 +147,7 @@ def checked(options: Mapping[str, Any], setting: str) -> tuple[dict[str, Any], l
                 idle.append(f"{setting}[{name!r}] is kept but has no effect on Redis: {why}")
         else:
             raise errors.UnknownSetting(
-                f"there is no option {name!r} of Redis (from {setting}){nearest(str(name), (*_HONOURED, *_KEPT))}"
+                f"there is no option {name!r} of Redis (from {setting}){nearest(str(name), (*OPTIONS, *_KEPT))}"
             )
     return found, idle
 
@@ -155,13 +155,15 @@ def checked(options: Mapping[str, Any], setting: str) -> tuple[dict[str, Any], l
 def checked_tls(options: Mapping[str, Any], setting: str) -> dict[str, Any]:
     """Raises `UnknownSetting` and `InvalidSetting`, as `checked` does."""
     for name, value in options.items():
-        if name not in _TLS:
+        if name not in TLS_OPTIONS:
             wanted = name if str(name).startswith("ssl_") else f"ssl_{name}"
             raise errors.UnknownSetting(
-                f"there is no TLS option {name!r} of Redis (from {setting}){nearest(wanted, _TLS)}"
+                f"there is no TLS option {name!r} of Redis (from {setting}){nearest(wanted, TLS_OPTIONS)}"
             )
-        if value is not None and not _TLS[name].fits(value):
-            raise errors.InvalidSetting(f"{setting}[{name!r}] is {value!r}; {_TLS[name].right} is needed")
+        if value is not None and not TLS_OPTIONS[name].fits(value):
+            raise errors.InvalidSetting(
+                f"{setting}[{name!r}] is {_shown(name, value)}; {TLS_OPTIONS[name].right} is needed"
+            )
     return dict(options)
 
 
@@ -184,4 +186,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    return "no text" if name == "password" else repr(value)
+    """A value, unless there may be a password in it."""
+    if name == "password":
+        return "no text"
+    return f"of the type {type(value).__name__}" if name in ("sentinel_kwargs", "ssl_password") else repr(value)

@@ -48,11 +48,11 @@ def tls_arguments(given: object, setting: str, *, wanted: bool, of_url: Mapping[
                 f"the URL has {', '.join(of_url)}, and does not ask for TLS; it begins with rediss:// then"
             )
         return None
-    options = checked_tls(given, setting) if isinstance(given, Mapping) else {}
+    options: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    options.update(checked_tls(given, setting) if isinstance(given, Mapping) else {})
     options.update(of_url)
-    if "ssl_cert_reqs" in options:
-        options["ssl_cert_reqs"] = _requirement(options["ssl_cert_reqs"], setting)
-    if options.get("ssl_cert_reqs") == "none":
+    options["ssl_cert_reqs"] = _requirement(options["ssl_cert_reqs"], setting)
+    if options["ssl_cert_reqs"] == "none":
         # A name cannot be checked in a certificate that is not looked at.
         options["ssl_check_hostname"] = False
     if "ssl_min_version" in options:

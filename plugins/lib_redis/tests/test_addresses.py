@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kernel_lib_redis import RedisServer, Target, backend_server, broker_server, mask, parse
+from kernel_lib_redis.options import OPTIONS, TLS_OPTIONS
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from kernel import errors
@@ -110,6 +112,10 @@ class TestOptions:
         own = target("redis://host", socket_keepalive_options={socket.TCP_KEEPCNT: 9}).arguments
         assert own["socket_keepalive_options"] == {socket.TCP_KEEPCNT: 9}
 
+    def test_the_page_on_redis_has_them_all(self) -> None:
+        page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
+        assert [name for name in (*OPTIONS, *TLS_OPTIONS) if f"`{name}`" not in page] == []
+
     @pytest.mark.parametrize(
         ("options", "kind", "why"),
         [
@@ -124,6 +130,7 @@ class TestOptions:
             ({"sentinel_kwargs": {"pasword": "x"}}, errors.UnknownSetting, "Did you mean password"),
             ({"sentinel_kwargs": {"sep": "x"}}, errors.UnknownSetting, "nothing to a Sentinel"),
             ({"password": 3}, errors.InvalidSetting, "is no text"),
+            ({"sentinel_kwargs": "hidden"}, errors.InvalidSetting, "is of the type str; a dictionary"),
         ],
     )
     def test_wrong_ones(self, options: dict[str, Any], kind: type[Exception], why: str) -> None:
