@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.servers import RedisProcess, redis_server
 from tests.faults.table import Tally
 from tests.interop.conftest import SHARED, Fleet, parties
@@ -40,6 +41,16 @@ def server() -> Iterator[RedisProcess]:
 def pair(server: RedisProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
     """Both systems on a broker that is theirs alone, no worker yet."""
     with parties(celery_python, tmp_path, server.url, server.url) as fleet:
+        try:
+            yield fleet
+        finally:
+            for worker in fleet.workers:
+                worker.stop()
+
+
+@pytest.fixture
+def amqp_pair(rabbit: RabbitProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
+    with parties(celery_python, tmp_path, rabbit.add_vhost(), "rpc://") as fleet:
         try:
             yield fleet
         finally:
@@ -149,6 +160,18 @@ class Movements(threading.Thread):
         self._monitor.__exit__(None, None, None)
         self._client.close()
         return self._last
+
+
+@pytest.mark.case("X2", server="RabbitMQ", note="both killed, Celery with acks_late")
+def test_on_rabbitmq_every_task_runs_whoever_is_killed(amqp_pair: Fleet, tally: Tally) -> None:
+    launch(amqp_pair, INTEROP_LATE="1", INTEROP_PREFETCH="4")
+    ids = send(amqp_pair)
+    shake(amqp_pair, random.Random(20261123), kill_theirs=True)
+    wait_for_runs(amqp_pair, COUNT)
+    assert set(runs(amqp_pair)) == ids
+    tally.runs += COUNT
+    sides = [side for each in runs(amqp_pair).values() for side in each]
+    assert min(sides.count("celery"), sides.count("kernel")) > COUNT / 20, "both had their part"
 
 
 @pytest.mark.case("R7", note="both killed: only what Celery had taken may be missing")

@@ -67,7 +67,7 @@ class Client:
             "state": result.state,
             "result": plain(result.result),
             "traceback": result.traceback,
-            "children": None if result.children is None else [child.id for child in result.children],
+            "children": None if result.children is None else [getattr(child, "id", child) for child in result.children],
             "date_done": result.date_done and result.date_done.isoformat(),
             **{name: getattr(result, name) for name in ("name", "args", "kwargs", "worker", "retries", "queue")},
             "parent_id": result._get_task_meta().get("parent_id"),
