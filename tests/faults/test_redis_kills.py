@@ -62,6 +62,7 @@ def test_killed_before_it_heard_what_it_claimed(
             judge(project, keys, tally, within=15)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("F2")
 def test_killed_with_full_slots(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
     with redis_project(tmp_path, server, results=False) as project:
@@ -99,6 +100,7 @@ def test_everyone_dies_with_four_hundred_in_flight(
             tally.runs += 1
 
 
+@pytest.mark.thorough
 @pytest.mark.case("F9")
 def test_those_who_return_the_claims_of_the_dead_die_too(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds
@@ -135,6 +137,7 @@ def test_children_killed_at_random(tmp_path: Path, server: RedisProcess, tally: 
         assert project.app.broker.stats()[0].dead == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.case("X2")
 def test_the_worker_killed_at_random(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
     with redis_project(tmp_path, server, worker_lease=1.0) as project:
@@ -151,6 +154,7 @@ def test_the_worker_killed_at_random(tmp_path: Path, server: RedisProcess, tally
         assert project.app.broker.stats()[0].dead == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.case("X4")
 def test_a_task_that_always_crashes_is_buried(tmp_path: Path, server: RedisProcess, tally: Tally) -> None:
     with redis_project(tmp_path, server, task_delivery_limit=5) as project, WorkerProcess(project, "-c", "2"):
@@ -182,8 +186,9 @@ def test_a_termination_never_hits_the_next_task(
         assert all(counts[f"k{n}"] == 1 for n in range(3 * aimed))
 
 
+@pytest.mark.thorough
 @pytest.mark.case("F5")
-@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_task_of_ten_leases_that_keeps_the_interpreter(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, pool: str
 ) -> None:
@@ -208,14 +213,15 @@ def grind(key, seconds):
         assert set(project.counts("BEGIN").values()) == {1}
 
 
-POINTS = [
-    "claim.done=kill@1",
+POINTS = ["claim.done=kill@1", "result.stored=kill@1", "settle.sent=kill@1"]
+MORE_POINTS = [
     "child.started=kill@2",
-    "result.stored=kill@1",
     "settle.before=kill@1",
-    "settle.sent=kill@1",
+    "child.taken=kill@2",
+    "child.announced=kill@2",
+    "task.decided=kill@2",
+    "outcome.sent=kill@2",
 ]
-MORE_POINTS = ["child.taken=kill@2", "child.announced=kill@2", "task.decided=kill@2", "outcome.sent=kill@2"]
 
 
 @pytest.mark.case("A1")
@@ -266,6 +272,7 @@ def test_a_storm_of_signals(tmp_path: Path, server: RedisProcess, tally: Tally, 
             judge(project, keys, tally, within=30, again=2 * tally.runs)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D2")
 def test_rolling_restarts_under_load(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
     """Three workers, each restarted in turn while work comes in: nothing is lost, and nothing runs twice."""

@@ -66,11 +66,13 @@ def test_a_stale_owner_is_refused(tmp_path: Path, server: RedisProcess, tally: T
 
 @pytest.mark.case("F4")
 def test_the_next_owner_may_die_too(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    with redis_project(tmp_path, server, worker_lease=1.0) as project:
+    """The stale owner's settlement takes nothing from the next one: the task runs a third time. (With results it
+    need not: the stale owner's record says that it is done.)"""
+    with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project:
         for number in range(rounds(1, 8)):
             key = f"x{number}"
             with WorkerProcess(project, "-c", "1") as first:
-                result = project.task("fenced").delay(key, 1.5)
+                project.task("fenced").delay(key, 1.5)
                 wait_for(lambda key=key: project.counts("BEGIN")[key] == 1, 10)  # type: ignore[misc]
                 first.signal_all(signal.SIGSTOP)
                 second = WorkerProcess(project, "-c", "1").wait_ready()
@@ -78,14 +80,16 @@ def test_the_next_owner_may_die_too(tmp_path: Path, server: RedisProcess, tally:
                 first.signal_all(signal.SIGCONT)
                 time.sleep(0.2)
                 second.kill()
-                assert result.get(timeout=20) in first.children()
+                judge(project, [key], tally, within=10, word="VALID")
             assert project.counts("BEGIN")[key] == 3
-            judge(project, [key], tally, within=5, again=2, word="BEGIN")
             tally.runs += 1
 
 
 @pytest.mark.case("F6", "F15")
-@pytest.mark.parametrize("way", [UP, DOWN], ids=["to the server", "from the server"])
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(UP, marks=pytest.mark.thorough, id="to the server"), pytest.param(DOWN, id="from the server")],
+)
 def test_an_owner_that_cannot_renew(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, way: Direction
 ) -> None:
@@ -121,7 +125,9 @@ def test_an_owner_that_cannot_renew(
 
 
 @pytest.mark.case("F13")
-@pytest.mark.parametrize("how", ["half_open", "swallow", "stall"])
+@pytest.mark.parametrize(
+    "how", ["half_open", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("swallow", "stall"))]
+)
 def test_a_peer_that_is_silent(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, how: str) -> None:
     """No FIN, no RST. Another worker carries on, and the silent one is back within five seconds of the network."""
     with (
@@ -135,11 +141,12 @@ def test_a_peer_that_is_silent(tmp_path: Path, server: RedisProcess, tally: Tall
             getattr(proxy, how)()
             if how == "half_open":
                 # New connections work: nobody has to be healed for the worker to go on.
-                judge(project, keys, tally, within=10, again=2)
+                # What it had claimed may have run, and cannot be settled.
+                judge(project, keys, tally, within=10, again=10)
             else:
                 time.sleep(rounds(4, 30))
                 with WorkerProcess(project, "-c", "2"):
-                    judge(project, keys, tally, within=10, again=2)
+                    judge(project, keys, tally, within=10, again=10)
             proxy.heal()
             judge(project, send(project, 100, first=1000 * number + 100), tally, within=5)
             assert worker.process.poll() is None
@@ -157,10 +164,11 @@ if _steps:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.case("F10")
 @pytest.mark.parametrize(
     "step",
-    [3600.0, *(pytest.param(step, marks=pytest.mark.thorough) for step in (-3600.0, 3.2e8))],
+    [3600.0, -3600.0, 3.2e8],
     ids=["an hour on", "an hour back", "ten years on"],
 )
 def test_the_clock_of_one_machine_steps(tmp_path: Path, server: RedisProcess, tally: Tally, step: float) -> None:
@@ -185,8 +193,9 @@ def test_the_clock_of_one_machine_steps(tmp_path: Path, server: RedisProcess, ta
         tally.runs += 1
 
 
+@pytest.mark.thorough
 @pytest.mark.case("F11")
-@pytest.mark.parametrize("offset", [100_000, pytest.param(-100_000, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("offset", [100_000, -100_000])
 def test_the_monotonic_clock_of_a_rebooted_machine(
     tmp_path: Path, server: RedisProcess, tally: Tally, offset: int
 ) -> None:
