@@ -14,6 +14,7 @@ from kernel_lib_redis import Listener, RedisServer
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis.door import Door
 from kernel_broker_redis.layout import Layout
 
 _LOOK_EVERY: Final = 0.75
@@ -41,17 +42,23 @@ class RedisConsumer:
         self._layout = layout
         self._queues = list(queues)
         self._lists = {name: layout.lists(name) for name in queues}
+        self._queue_of = {key: name for name, keys in self._lists.items() for key in keys}
+        self._order: list[str] = []
         self._options = options
         self._closed = closed
         self._id = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._claims = 0
-        self._doubt = -1
+        self._doubt = -1, -1
         self._unsure: set[str] = set()
         self._turn = 0
         self._idle = False
         self._woken = threading.Event()
         self._is_closed = False
+        self._may_wait = False
+        self._at_door = 0
+        self._front = layout.queue(self._queues[0])
+        self._door = Door(server, self._front, layout.own(self._queues[0], f"aside:{self._id}"))
         self._bell = Listener(server)
         try:
             self._bell.subscribe_now([layout.wake(self._id)], server.timeout)
@@ -64,49 +71,104 @@ class RedisConsumer:
 
     def fetch(self, limit: int, max_bytes: int, timeout: float) -> Sequence[Delivery]:
         end = time.monotonic() + timeout
-        while not self._is_closed and limit > 0:
-            left = end - time.monotonic()
-            taken, pause = self._claim(limit, max_bytes, waits=left > 0)
-            if taken or left <= 0 or self._woken.is_set():
-                self._woken.clear()
-                return taken
-            if pause > 0:
-                self._bell.read(min(pause, left))
+        try:
+            while not self._is_closed and limit > 0:
+                left = end - time.monotonic()
+                taken, pause = self._claim(limit, max_bytes, waits=left > 0)
+                if not taken and left > 0 and pause > 0 and not self._woken.is_set():
+                    taken = self._wait(min(pause, left), max_bytes)
+                if taken or left <= 0 or self._woken.is_set():
+                    # What comes to the door must not lie there while nobody fetches.
+                    taken += self._leave(bool(taken))
+                    self._woken.clear()
+                    return taken
+        except errors.OperationalError:
+            if self._door.waits:
+                self._unheard(self._at_door, 1)
+                self._door.drop()
+            raise
         return []
+
+    def _wait(self, seconds: float, max_bytes: int) -> list[Delivery]:
+        """Wait at the door, and for those who ring."""
+        door = self._door
+        if self._may_wait and not door.waits and not door.rests:
+            with self._lock:
+                self._at_door = self._claims
+                self._claims += 1
+            # A single message: more are claimed by who is awake.
+            words = self._words(self._at_door, 1, max_bytes, waits=False, doubt=(-1, -1))
+            door.wait(scripts.CLAIM, self._layout.prefix, self._layout.sep, self._id, *words)
+        self._bell.read(seconds if not door.waits else min(seconds, door.left), door.link)
+        return self._enter(door.answer()) if door.ready() else []
+
+    def _enter(self, reply: Any) -> list[Delivery]:
+        """What the claim at the door brought, if it was made."""
+        if reply is None:
+            return []
+        self._idle = False
+        return self._deliveries(self._order, reply, self._at_door)
+
+    def _leave(self, has_some: bool) -> list[Delivery]:
+        """Away from the door, with what came to it. Raises nothing when there is something already."""
+        if not self._door.waits:
+            return []
+        try:
+            return self._enter(self._door.leave())
+        except errors.OperationalError:
+            self._unheard(self._at_door, 1)
+            self._door.drop()
+            if not has_some:
+                raise
+            return []
+
+    def _unheard(self, first: int, count: int) -> None:
+        """Claims with these numbers may have been made, and nobody knows which."""
+        low, high = self._doubt
+        self._doubt = (first if low < 0 else min(low, first)), max(high, first + count)
+
+    def _words(self, first: int, limit: int, max_bytes: int, *, waits: bool, doubt: tuple[int, int]) -> list[object]:
+        return [
+            self._options.owner, self._lease, first, limit, max_bytes, int(waits), int(self._idle),
+            len(self._layout.steps), *doubt, self._front, *self._order,
+        ]  # fmt: skip
 
     def _claim(self, limit: int, max_bytes: int, *, waits: bool) -> tuple[list[Delivery], float]:
         """What could be claimed now; if nothing, in how many seconds to look again."""
         with self._lock:
             if self._is_closed:
                 return [], 0.0
-            queues = self._queues[self._turn :] + self._queues[: self._turn]
-            self._turn = (self._turn + 1) % len(self._queues)
-            lists = [key for name in queues for key in self._lists[name]]
+            if not self._door.waits:
+                queues = self._queues[self._turn :] + self._queues[: self._turn]
+                self._turn = (self._turn + 1) % len(self._queues)
+                self._order = [key for name in queues for key in self._lists[name]]
             first = self._claims
             # Before the call: numbers of a claim that we never hear of are not used again.
             self._claims += limit
+            words = self._words(first, limit, max_bytes, waits=waits, doubt=self._doubt)
             try:
-                reply = self._run(
-                    scripts.CLAIM, self._options.owner, self._lease, first, limit, max_bytes, int(waits),
-                    int(self._idle), len(self._layout.steps), self._doubt, *lists,
-                )  # fmt: skip
+                reply = self._run(scripts.CLAIM, *words)
             except errors.OperationalError:
-                self._doubt = first if self._doubt < 0 else self._doubt
+                self._unheard(first, limit)
                 raise
-            self._doubt = -1
-        now, look, lost, more = reply[:4]
-        if lost:
-            self._unsure.clear()
-        steps = len(self._layout.steps)
-        at = time.time()
-        taken = [
-            self._delivery(queues[reply[i] // steps], lists[reply[i]], first + number, reply[i + 1], reply[i + 2], at)
-            for number, i in enumerate(range(4, len(reply), 3), 1)
-        ]
+            self._doubt = -1, -1
+        now, look, _, more, may_wait = reply[:5]
+        self._may_wait = bool(may_wait)
+        taken = self._deliveries(self._order, reply, first)
         self._idle = waits and not taken
         if more:
             return taken, 0.0
         return taken, _LOOK_EVERY if look < 0 else min(_LOOK_EVERY, max(0.001, (look - now) / 1000))
+
+    def _deliveries(self, lists: Sequence[str], reply: Sequence[Any], first: int) -> list[Delivery]:
+        if reply[2]:
+            # The lease had run out, and with it everything that was held.
+            self._unsure.clear()
+        at = time.time()
+        return [
+            self._delivery(self._queue_of[lists[reply[i]]], lists[reply[i]], first + n, reply[i + 1], reply[i + 2], at)
+            for n, i in enumerate(range(5, len(reply), 3), 1)
+        ]
 
     def _delivery(self, queue: str, key: str, number: int, starts: int, raw: bytes, at: float) -> Delivery:
         return Delivery(
@@ -210,6 +272,7 @@ class RedisConsumer:
             return
         self._is_closed = True
         self._bell.close()
+        self._door.close()
         try:
             # A claim that is under way would be made after its owner was gone.
             with self._lock:

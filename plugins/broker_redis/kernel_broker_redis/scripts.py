@@ -15,6 +15,8 @@ one priority step of a queue. Beside each lie, as ``kernel:{<list>}:<what>``:
     dead, dead:meta     hash   letter -> message; letter -> "<starts>\\n<milliseconds>\\n<JSON>"
     dead:order          zset   letters in the order in which they came
     idle                set    consumers that wait for the queue (beside its first list)
+    idle:first          set    the same, of those that see by themselves what is pushed into its first list
+    aside:<consumer>    list   what was moved there while the consumer waited, until its next claim
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ end
 
 -- Wake a few of those who wait: one may be dead, or have found something else to do.
 local function notify(list, count)
-  for _, cid in ipairs(redis.call('SPOP', own(queue_of(list), 'idle'), math.min(count + 2, 32))) do
-    redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
+  for _, set in ipairs({ 'idle', 'idle:first' }) do
+    for _, cid in ipairs(redis.call('SPOP', own(queue_of(list), set), math.min(count + 2, 32))) do
+      redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
+    end
   end
 end
 
@@ -60,9 +64,20 @@ local function starts_of(mark)
   return tonumber(starts or 0), tonumber(begun or 0)
 end
 
--- Give back what a consumer holds of a list: all, or what it claimed above a number. With `keep`, starts that were
--- recorded and never ended count.
-local function give_back(list, cid, keep, above)
+-- Put back what was moved aside for a consumer: nobody has seen it.
+local function put_back(list, cid)
+  local aside = own(list, 'aside:' .. cid)
+  -- A full server moves nothing, but takes what comes after a deletion.
+  local raw = redis.call('LPOP', aside)
+  while raw do
+    redis.call('RPUSH', list, raw)
+    raw = redis.call('LPOP', aside)
+  end
+end
+
+-- Give back what a consumer holds of a list: all, or what it claimed above a number up to another. With `keep`,
+-- starts that were recorded and never ended count.
+local function give_back(list, cid, keep, above, last)
   local held, marks = own(list, 'held:' .. cid), own(list, 'marks:' .. cid)
   local found = redis.call('HGETALL', held)
   if #found == 0 then return 0 end
@@ -71,7 +86,7 @@ local function give_back(list, cid, keep, above)
   for i = 1, #pairs_of_marks, 2 do mark[pairs_of_marks[i]] = pairs_of_marks[i + 1] end
   for i = 1, #found, 2 do
     local number = tonumber(found[i])
-    if not above or number > above then
+    if not above or (number > above and number <= last) then
       numbers[#numbers + 1] = number
       raws[number] = { found[i], found[i + 1] }
     end
@@ -93,7 +108,9 @@ local function release(cid, keep)
   local key = consumer_key(cid)
   for _, list in ipairs(redis.call('SMEMBERS', key .. ':lists')) do
     give_back(list, cid, keep, nil)
+    put_back(list, cid)
     redis.call('SREM', own(queue_of(list), 'idle'), cid)
+    redis.call('SREM', own(queue_of(list), 'idle:first'), cid)
   end
   redis.call('DEL', key, key .. ':lists')
   redis.call('ZREM', CONSUMERS, cid)
@@ -159,24 +176,25 @@ CLAIM: Final = Script(
     + r"""
 local cid, lease, base = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, left = tonumber(ARGV[7]), tonumber(ARGV[8])
-local steps, doubt, FIRST = tonumber(ARGV[11]), tonumber(ARGV[12]), 13
+local steps, doubt, door, FIRST = tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[14], 15
 local lost = 0
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', CONSUMERS, '-inf', NOW, 'LIMIT', 0, 64)) do
   release(dead, true)
   if dead == cid then lost = 1 end
 end
 local floor = redis.call('HGET', consumer_key(cid), 'floor')
-if floor and base < tonumber(floor) then return { NOW, -1, 0, 0 } end
+if floor and base < tonumber(floor) then return { NOW, -1, 0, 0, 0 } end
+put_back(door, cid)
 if not floor then
   lost = 1
   register(cid, ARGV[4], lease, base, FIRST)
 elseif doubt >= 0 then
-  for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt) end
+  for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt, tonumber(ARGV[13])) end
   -- What was sent before and comes late claims nothing.
   redis.call('HSET', consumer_key(cid), 'floor', base)
 end
 
-local out, total, moved, full = { 0, 0, 0, 0 }, 0, 0, false
+local out, total, moved, full = { 0, 0, 0, 0, 0 }, 0, 0, false
 
 local function take(list, index, want)
   local got, fields, marks, gone = 0, {}, {}, {}
@@ -293,9 +311,11 @@ if total == 0 then
 end
 local wish = total == 0 and moved == 0 and ARGV[9] == '1' and 'SADD' or (ARGV[10] == '1' and 'SREM')
 if wish then
-  for first = FIRST, #ARGV, steps do redis.call(wish, own(ARGV[first], 'idle'), cid) end
+  for first = FIRST, #ARGV, steps do
+    redis.call(wish, own(ARGV[first], ARGV[first] == door and 'idle:first' or 'idle'), cid)
+  end
 end
-out[1], out[2], out[3], out[4] = NOW, look, lost, moved > 0 and 1 or 0
+out[1], out[2], out[3], out[4], out[5] = NOW, look, lost, moved > 0 and 1 or 0, paused[door] and 0 or 1
 return out
 """
 )
@@ -359,20 +379,6 @@ return out
 """
 )
 
-# ARGV: prefix, sep, list, messages.
-PUSH: Final = Script(
-    r"""
-redis.call('LPUSH', ARGV[3], unpack(ARGV, 4))
-local P, list = ARGV[1], ARGV[3]
-local at = string.find(list, ARGV[2], 1, true)
-local idle = P .. 'kernel:{' .. (at and string.sub(list, 1, at - 1) or list) .. '}:idle'
-for _, cid in ipairs(redis.call('SPOP', idle, math.min(#ARGV - 1, 32))) do
-  redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
-end
-return #ARGV - 3
-"""
-)
-
 # ARGV: prefix, sep, list; then moments (ms) and messages in turn.
 DELAY: Final = Script(
     _COMMON
@@ -417,7 +423,9 @@ for i = 3, #ARGV do
   later = redis.call('ZCOUNT', waiting, '(' .. NOW, '+inf')
   ready = ready + redis.call('LLEN', list) + redis.call('ZCARD', waiting) - later
   delayed = delayed + later
-  for _, cid in ipairs(takers) do claimed = claimed + redis.call('HLEN', own(list, 'held:' .. cid)) end
+  for _, cid in ipairs(takers) do
+    claimed = claimed + redis.call('HLEN', own(list, 'held:' .. cid)) + redis.call('LLEN', own(list, 'aside:' .. cid))
+  end
   local first = redis.call('LINDEX', list, -1)
   local sent = first and string.match(first, '.*"kernel_sent": ([%d.]+)')
   if sent and (oldest == '' or tonumber(sent) < tonumber(oldest)) then oldest = sent end

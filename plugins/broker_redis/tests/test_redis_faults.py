@@ -145,7 +145,7 @@ class TestAnswersThatNeverCome:
         monkeypatch.setattr(consumer, "_run", run)
         assert not consumer.fetch(3, AMPLE, 0)
         broker.publish(made(3))
-        assert run(*calls[0])[4:] == []
+        assert run(*calls[0])[5:] == []
         assert numbers(consumer.fetch(10, AMPLE, 5)) == [0, 1, 2]
 
     @pytest.mark.parametrize("verdict", [Verdict.ACK, Verdict.DEAD])

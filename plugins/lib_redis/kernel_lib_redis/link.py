@@ -21,12 +21,13 @@ class Link:
 
     It never reconnects: whoever sees it broken throws it away, and with it all that the server knew of it. Replies
     are bytes, numbers, lists and None. Raises `OperationalError` (`ConnectionLost` when a command may have been
-    carried out); `broken` is then True if the connection cannot be used any more.
+    carried out); `broken` is then True if the connection cannot be used any more. `keys` are what scripts have to
+    declare on it, with their number.
     """
 
     def __init__(self, target: Target) -> None:
         self.shown = target.shown
-        self._keys = (1, target.guard) if target.guard else (0,)
+        self.keys: Sequence[object] = (1, target.guard) if target.guard else (0,)
         self.broken = False
         self._connection: Any = target.connection()
         try:
@@ -44,19 +45,19 @@ class Link:
 
     def script(self, script: Script, *args: object) -> Any:
         """Run a script; one that the server has forgotten is sent again."""
-        (reply,) = self.pipeline([script.by_digest(self._keys, args)])
+        (reply,) = self.pipeline([script.by_digest(self.keys, args)])
         if isinstance(reply, exceptions.NoScriptError):
-            (reply,) = self.pipeline([script.by_text(self._keys, args)])
+            (reply,) = self.pipeline([script.by_text(self.keys, args)])
         if isinstance(reply, BaseException):
             raise fault(reply, self.shown) from reply
         return reply
 
     def scripts(self, script: Script, batches: Sequence[Sequence[object]]) -> list[Any]:
         """The same script many times in one round trip; errors are returned in their place."""
-        replies = self.pipeline([script.by_digest(self._keys, args) for args in batches])
+        replies = self.pipeline([script.by_digest(self.keys, args) for args in batches])
         again = [at for at, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
         if again:
-            repeated = self.pipeline([script.by_text(self._keys, batches[at]) for at in again])
+            repeated = self.pipeline([script.by_text(self.keys, batches[at]) for at in again])
             for at, reply in zip(again, repeated, strict=True):
                 replies[at] = reply
         return replies

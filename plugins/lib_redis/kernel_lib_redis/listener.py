@@ -85,8 +85,9 @@ class Listener:
                 raise errors.OperationalError(f"{self._server.shown} did not confirm a subscription in {timeout:g} s")
             missing -= {event.channel for event in self.read(timeout) if event.kind == "subscribe"}
 
-    def read(self, timeout: float) -> list[Event]:
-        """What came, waiting up to `timeout` seconds for the first; nothing when it was woken.
+    def read(self, timeout: float, beside: Link | None = None) -> list[Event]:
+        """What came, waiting up to `timeout` seconds for the first; nothing when it was woken, or when there is
+        something to be read from `beside`.
 
         Raises `OperationalError` when the server cannot be reached."""
         link = self._link
@@ -97,7 +98,7 @@ class Listener:
         end = time.monotonic() + timeout
         while not link.readable():
             left = end - time.monotonic()
-            state = self._wait(link, min(left, self._until_check()))
+            state = self._wait(link, min(left, self._until_check()), beside)
             if state == "woken" or (state == "quiet" and self._closed):
                 return []
             if state == "quiet" and self._is_silent(link):
@@ -138,11 +139,13 @@ class Listener:
             link.send([("PING",)])
         return link.broken
 
-    def _wait(self, link: Link, timeout: float) -> Literal["ready", "woken", "quiet"]:
+    def _wait(self, link: Link, timeout: float, beside: Link | None) -> Literal["ready", "woken", "quiet"]:
         try:
             poller = select.poll()
             poller.register(link.fileno(), select.POLLIN)
             poller.register(self._waker.fileno(), select.POLLIN)
+            if beside is not None:
+                poller.register(beside.fileno(), select.POLLIN)
             # Rounded up: a wait of less than a millisecond is none.
             ready = {fd for fd, _ in poller.poll(math.ceil(min(max(0.0, timeout), _LONGEST) * 1000))}
         except (errors.OperationalError, OSError, ValueError):
@@ -153,9 +156,9 @@ class Listener:
         if woken:
             with contextlib.suppress(OSError):
                 self._waker.recv(4096)
-        if link.broken or ready - {self._waker.fileno()}:
+        if link.broken or link.fileno() in ready:
             return "ready"
-        return "woken" if woken else "quiet"
+        return "woken" if woken or ready else "quiet"
 
     def _take(self, reply: object, events: list[Event]) -> None:
         if not isinstance(reply, list) or len(reply) < 3:
