@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,29 @@ def test_a_broker_that_does_not_open(capsys, folder, installer, fault, text, rem
     assert text in found["broker"]["text"]
     assert remedy in found["broker"]["remedy"]
     assert "secret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("findings", "level", "text"),
+    [
+        ("[Finding('mq disk', 'warn', 'nearly full', 'empty it')]", "warn", "nearly full"),
+        ("1 / 0", "warn", "its findings failed: ZeroDivisionError"),
+    ],
+)
+def test_what_a_driver_says_of_its_server(capsys, folder, installer, findings, level, text):
+    source = "from kernel.hooks import Finding\n" + textwrap.dedent(BROKER.replace("{open}", "..."))
+    source += f"""
+    def stats(self, names=()): return ()
+    def findings(self): return {findings}
+"""
+    installer.add("acme-mq", points={"kernel.brokers": {"saidmq": "said_mq:Broker"}}, modules={"said_mq": source})
+    monitored = list(checks._opens(_app_on("saidmq://"), "broker"))
+    assert monitored[0].level == "ok"
+    assert (monitored[1].level, text in monitored[1].text) == (level, True)
+
+
+def _app_on(broker: str) -> Any:
+    return kernel.Kernel("direct", broker=broker)
 
 
 def test_a_driver_that_is_broken_is_a_warning_until_it_is_asked_for(capsys, folder, installer):
