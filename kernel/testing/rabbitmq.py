@@ -250,6 +250,7 @@ def _environment(base: Path) -> dict[str, str]:
     return {
         **kept,
         "HOME": str(base),
+        "ERL_CRASH_DUMP": str(base / "crash"),
         "ERL_EPMD_PORT": str(servers._free_port()),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODENAME": "rabbit@localhost",
