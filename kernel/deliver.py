@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,12 +92,14 @@ class Delivering:
 
     def _deliver_batch(self, batch: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
         answers: list[BaseException | None] = [None] * len(batch)
-        pending = list(range(len(batch)))
+        pending, sent = list(range(len(batch))), batch
         started = time.monotonic()
         attempts = 0
         while True:
             attempts += 1
-            cause = self._attempt(batch, pending, answers)
+            # What may have been stored already is told apart by whoever runs it: it looks for a record first.
+            sent = [_again(item) for item in batch] if attempts == 2 else sent
+            cause = self._attempt(sent, pending, answers)
             if cause is None or not pending:
                 return answers
             spent = time.monotonic() - started
@@ -190,3 +194,12 @@ def _batches(publications: Sequence[Publication]) -> Iterator[Sequence[Publicati
         size += weight
     if batch:
         yield batch
+
+
+def _again(item: Publication) -> Publication:
+    """The same publication, told as one that may have been made before."""
+    again = copy.copy(item)
+    # What is no message is refused by the broker, with its reason.
+    with contextlib.suppress(errors.InvalidTaskError):
+        again.message = item.message.replace_headers(redelivered=True)
+    return again

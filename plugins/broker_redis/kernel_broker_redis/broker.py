@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import broker_server, examine
+from kernel_lib_redis import ConnectionLost, broker_server, examine
 from kernel_lib_redis.settings import BROKER_SETTINGS
 
 from kernel import errors
@@ -68,11 +68,16 @@ class RedisBroker:
         self.layout.check([spec.name for spec in specs])
         if not specs:
             return
-        commands: list[tuple[object, ...]] = [
-            ("SADD", self.layout.queues, *(self.layout.queue(spec.name) for spec in specs))
-        ]
-        commands += [("SADD", *self.layout.binding(spec)) for spec in specs if spec.exchange_type != "fanout"]
-        self.server.pipeline(commands)
+        words: list[object] = []
+        for spec in specs:
+            words += self.layout.queues, self.layout.queue(spec.name)
+            if spec.exchange_type != "fanout":
+                words += self.layout.binding(spec)
+        # Twice does no harm.
+        with suppress(ConnectionLost):
+            self._run(scripts.DECLARE, *words)
+            return
+        self._run(scripts.DECLARE, *words)
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
         return self._sender.publish(batch)

@@ -127,6 +127,12 @@ local function register(cid, owner, lease, floor, first)
 end
 """
 
+_DESPITE: Final = """
+-- A server that is full refuses what takes memory, until a script has written: what is here must be settled, returned
+-- and claimed all the same, for only that makes room.
+redis.call('DEL', P .. 'kernel:none')
+"""
+
 _MOMENT: Final = r"""
 -- An ISO 8601 moment with its offset in Unix milliseconds; 0 for anything else, which is for the worker to judge.
 local function moment(text)
@@ -165,18 +171,20 @@ local function due_of(raw)
 end
 """
 
-# ARGV: prefix, sep, consumer, owner, lease (ms), number of the last claim, limit, bytes, whether to be told of what
-# comes later, whether that was asked for before, steps of a queue, -1 or the number above which claims of ours were
-# never heard of; then lists, queue by queue.
-# Answers: now, when to look again (or -1), whether the lease had run out, whether to look again at once; then for
-# each message the index of its list, its starts (-1: never seen), and itself.
+# ARGV: prefix, sep, consumer, owner, lease (ms), number of the last claim, limit, bytes, whether the consumer is among
+# the idle, steps of a queue, -1 or the number above which claims of ours were never heard of, the last number of
+# these, the list at which we wait by ourselves; then lists, queue by queue.
+# Answers: now, when to look again (or -1), whether the lease had run out, whether nothing is left (the consumer is
+# then among the idle, and told of what comes), whether the list at which we wait may be waited at; then for each
+# message the index of its list, its starts (-1: never seen), and itself.
 CLAIM: Final = Script(
     _COMMON
+    + _DESPITE
     + _MOMENT
     + r"""
 local cid, lease, base = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, left = tonumber(ARGV[7]), tonumber(ARGV[8])
-local steps, doubt, door, FIRST = tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[14], 15
+local steps, doubt, door, FIRST = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[13], 14
 local lost = 0
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', CONSUMERS, '-inf', NOW, 'LIMIT', 0, 64)) do
   release(dead, true)
@@ -189,7 +197,7 @@ if not floor then
   lost = 1
   register(cid, ARGV[4], lease, base, FIRST)
 elseif doubt >= 0 then
-  for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt, tonumber(ARGV[13])) end
+  for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt, tonumber(ARGV[12])) end
   -- What was sent before and comes late claims nothing.
   redis.call('HSET', consumer_key(cid), 'floor', base)
 end
@@ -294,8 +302,8 @@ for _, first in ipairs(again) do
   if total < limit and not full then take_queue(first, limit - total) end
 end
 
-local look = -1
-if total == 0 then
+local look, drained = -1, total < limit and not full and moved == 0
+if drained then
   local function sooner(found)
     if found and (look < 0 or found < look) then look = found end
   end
@@ -309,13 +317,13 @@ if total == 0 then
     if leases[i] ~= cid then sooner(tonumber(leases[i + 1])) end
   end
 end
-local wish = total == 0 and moved == 0 and ARGV[9] == '1' and 'SADD' or (ARGV[10] == '1' and 'SREM')
+local wish = drained and 'SADD' or (ARGV[9] == '1' and 'SREM')
 if wish then
   for first = FIRST, #ARGV, steps do
     redis.call(wish, own(ARGV[first], ARGV[first] == door and 'idle:first' or 'idle'), cid)
   end
 end
-out[1], out[2], out[3], out[4], out[5] = NOW, look, lost, moved > 0 and 1 or 0, paused[door] and 0 or 1
+out[1], out[2], out[3], out[4], out[5] = NOW, look, lost, drained and 1 or 0, paused[door] and 0 or 1
 return out
 """
 )
@@ -342,6 +350,7 @@ return out
 # charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON.
 END: Final = Script(
     _COMMON
+    + _DESPITE
     + r"""
 local out = {}
 for i = 4, #ARGV, 6 do
@@ -389,9 +398,20 @@ return (#ARGV - 3) / 2
 """
 )
 
+# ARGV: prefix, sep; then keys and members of sets in turn.
+DECLARE: Final = Script(
+    _COMMON
+    + _DESPITE
+    + r"""
+for i = 3, #ARGV, 2 do redis.call('SADD', ARGV[i], ARGV[i + 1]) end
+return 1
+"""
+)
+
 # ARGV: prefix, sep, consumer, owner, lease, number of the last claim, lists.
 RENEW: Final = Script(
     _COMMON
+    + _DESPITE
     + r"""
 local cid, lease = ARGV[3], tonumber(ARGV[5])
 local deadline = tonumber(redis.call('ZSCORE', CONSUMERS, cid) or -1)
@@ -406,7 +426,7 @@ return 0
 )
 
 # ARGV: prefix, sep, consumer.
-RELEASE: Final = Script(_COMMON + "release(ARGV[3], false)\nreturn 1\n")
+RELEASE: Final = Script(_COMMON + _DESPITE + "release(ARGV[3], false)\nreturn 1\n")
 
 # ARGV: prefix, sep, lists of one queue.
 STATS: Final = Script(
