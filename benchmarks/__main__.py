@@ -10,10 +10,18 @@ import os
 import sys
 
 from benchmarks import report
-from benchmarks.cases import memory, postgresql, redis, rest, sqlite, start
+from benchmarks.cases import memory, postgresql, rabbitmq, redis, rest, sqlite, start
 from benchmarks.harness import Case, measure, say
 
-CASES: list[Case] = [*start.CASES, *memory.CASES, *sqlite.CASES, *rest.CASES, *postgresql.CASES, *redis.CASES]
+CASES: list[Case] = [
+    *start.CASES,
+    *memory.CASES,
+    *sqlite.CASES,
+    *rest.CASES,
+    *postgresql.CASES,
+    *redis.CASES,
+    *rabbitmq.CASES,
+]
 
 
 def main(names: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from benchmarks.cases.peers import ARQ, CELERY, DRAMATIQ, HUEY, RQ, TASKIQ
 from benchmarks.cases.wire import Peer, Wire
 from benchmarks.harness import OURS, Case, Figure, Side
 
-WIRE = Wire("redis", "Redis", redis_server.server, lambda url: url)
+WIRE = Wire("redis", "Redis", redis_server.server, nullcontext)
 PEERS = (CELERY, DRAMATIQ, TASKIQ, HUEY, ARQ, RQ)
 
 

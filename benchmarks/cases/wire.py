@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,21 @@ class Wire:
     name: str
     label: str
     server: Callable[[], AbstractContextManager[str]]
-    results: Callable[[str], str]
+    results: Callable[[str], AbstractContextManager[str]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ours."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What the peers' side is told in its environment."""
 
     @contextlib.contextmanager
     def place(self, folder: Path) -> Iterator[ours.Place]:
         """Ours, on a fresh server."""
-        with self.server() as url, ours.place(folder, url, self.results(url)) as here:
+        with (
+            self.server() as url,
+            self.results(url) as results,
+            ours.place(folder, url, results) as here,
+        ):
+            here.app.conf.update(self.options)
             here.waiting()  # opens the connection, which is not what is measured
             yield here
 
@@ -74,9 +83,9 @@ class Wire:
         self, folder: Path, peer: Peer, kind: str = "processes", *, wants_results: bool = False
     ) -> Iterator[Guest]:
         """A peer, on a fresh server. Without `wants_results` nobody keeps any, as ours does not for no-ops."""
-        with self.server() as url:
-            environment = peer_environment(folder, url)
-            environment |= {"BENCH_RESULTS": self.results(url), "BENCH_PEER": peer.name, "BENCH_KIND": kind}
+        with self.server() as url, self.results(url) as results:
+            environment = {**peer_environment(folder, url), **self.variables}
+            environment |= {"BENCH_RESULTS": results, "BENCH_PEER": peer.name, "BENCH_KIND": kind}
             environment |= {"BENCH_WANTS_RESULTS": "1"} if wants_results else {}
             yield Guest(peer, kind, folder, environment)
 
@@ -144,7 +153,7 @@ def single(wire: Wire, folder: Path, size: int = 0, floor: Floor | None = None) 
         task = here.app.tasks["noop"]
         task.delay(0, text)
         spent = {"single": 0.0, "floor": 0.0}
-        with floor(here.app) if floor else contextlib.nullcontext() as send:
+        with (floor or _no_floor)(here.app) as send:
             here.app.broker.purge("celery")
             for first in range(0, count, 500):
                 began = time.perf_counter()

@@ -10,6 +10,8 @@ from celery.result import AsyncResult
 from marks import mark
 
 app: Any = Celery("wire", broker=os.environ["BENCH_DATABASE"], backend=os.environ["BENCH_RESULTS"])
+if os.environ.get("BENCH_CONFIRMS") == "1":
+    app.conf.broker_transport_options = {"confirm_publish": True}
 app.conf.task_routes = {"noop": {"queue": "burning"}, "echo": {"queue": "single"}}
 
 
