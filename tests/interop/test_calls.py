@@ -284,10 +284,13 @@ class TestStates:
     def test_a_task_that_gives_up_stores_what_its_side_does(self, way: Way, how: str) -> None:
         task = way.sender.send("shop.give_up", how, queue=way.runner.queue)
         assert way.sender.get(way.sender.send("shop.add", 1, 1, queue=way.runner.queue)) == 2
-        if way.fleet.readable:
-            # Here a rejected message is kept as a dead letter, and whoever waits for it is told.
-            end = "FAILURE" if (how, way.runner.name) == ("reject", "kernel") else "STARTED"
-            wait_for_state(way, task, end)
+        if not way.fleet.readable:
+            return
+        if how == "ignore":
+            wait_for_state(way, task, "STARTED")
+        elif way.runner.name == "kernel":
+            # The message is kept as a dead letter, and whoever waits for it is told. Celery may or may not do so.
+            wait_for_state(way, task, "FAILURE")
 
     def test_either_side_forgets(self, way: Way, fleet: Fleet) -> None:
         if not fleet.readable:
