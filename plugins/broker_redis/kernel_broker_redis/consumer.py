@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from kernel_lib_redis import Listener, RedisServer
@@ -17,8 +18,12 @@ from kernel_broker_redis import envelope, scripts
 from kernel_broker_redis.door import Door
 from kernel_broker_redis.layout import Layout
 
-_LOOK_EVERY: Final = 0.75
-"""Seconds between looks for what foreign producers pushed: they wake nobody."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between looks for what foreign producers pushed into other lists than the first: they wake nobody."""
+_AT_DOOR: Final = 2
+_GRACE: Final = 0.001
+_UNATTENDED: Final = 2.0
+_NO_DOUBT: Final = -1, -1
 _MAX_REASON: Final = 4000
 _AT_ONCE: Final = 1000
 
@@ -49,14 +54,18 @@ class RedisConsumer:
         self._id = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._claims = 0
-        self._doubt = -1, -1
+        self._doubt = _NO_DOUBT
         self._unsure: set[str] = set()
         self._turn = 0
         self._idle = False
         self._woken = threading.Event()
         self._is_closed = False
+        self._fetching = threading.Lock()
+        self._fetched_at = 0.0
+        self._drained = False
+        self._look_at = 0.0
         self._may_wait = False
-        self._at_door = 0
+        self._at_door = 0, 0
         self._front = layout.queue(self._queues[0])
         self._door = Door(server, self._front, layout.own(self._queues[0], f"aside:{self._id}"))
         self._bell = Listener(server)
@@ -71,94 +80,145 @@ class RedisConsumer:
 
     def fetch(self, limit: int, max_bytes: int, timeout: float) -> Sequence[Delivery]:
         end = time.monotonic() + timeout
-        try:
-            while not self._is_closed and limit > 0:
-                left = end - time.monotonic()
-                taken, pause = self._claim(limit, max_bytes, waits=left > 0)
-                if not taken and left > 0 and pause > 0 and not self._woken.is_set():
-                    taken = self._wait(min(pause, left), max_bytes)
-                if taken or left <= 0 or self._woken.is_set():
-                    # What comes to the door must not lie there while nobody fetches.
-                    taken += self._leave(bool(taken))
-                    self._woken.clear()
-                    return taken
-        except errors.OperationalError:
-            if self._door.waits:
-                self._unheard(self._at_door, 1)
-                self._door.drop()
-            raise
+        with self._fetching:
+            try:
+                while not self._is_closed and limit > 0:
+                    taken = self._step(limit, max_bytes, end)
+                    if taken:
+                        # What comes to the door must not lie there while there may be no room for it.
+                        taken += self._leave()
+                    if taken or self._woken.is_set() or time.monotonic() >= end:
+                        self._woken.clear()
+                        return taken
+            except errors.OperationalError:
+                self._drop_door()
+                raise
+            finally:
+                self._fetched_at = time.monotonic()
         return []
 
-    def _wait(self, seconds: float, max_bytes: int) -> list[Delivery]:
-        """Wait at the door, and for those who ring."""
+    def _step(self, limit: int, max_bytes: int, end: float) -> list[Delivery]:
+        """Claim once, or wait once."""
+        if self._door.waits:
+            taken = self._stand(end)
+            return taken if self._drained or not taken else self._and_more(taken, limit, max_bytes)
+        left = end - time.monotonic()
+        if left <= 0 or not self._drained:
+            return self._claim(limit, max_bytes)
+        pause = min(left, self._look_at - time.monotonic())
+        if pause <= 0:
+            self._drained = False
+        elif not self._may_wait or self._door.rests:
+            if self._bell.read(pause):
+                self._drained = False
+        elif not self._woken.is_set():
+            self._go_to_door(limit, max_bytes, self._look_at - time.monotonic())
+        return []
+
+    # --- at the door --------------------------------------------------------------------------------------------
+
+    def _go_to_door(self, limit: int, max_bytes: int, seconds: float) -> None:
+        """Wait for a push into the first list, or for the time to look at all. What is claimed then is little: the
+        answer may find nobody who fetches."""
+        with self._lock:
+            self._at_door = self._claims, min(limit, _AT_DOOR)
+            self._claims += _AT_DOOR
+        words = self._words(*self._at_door, max_bytes, doubt=_NO_DOUBT)
+        self._door.wait(seconds, scripts.CLAIM, self._layout.prefix, self._layout.sep, self._id, *words)
+
+    def _stand(self, end: float) -> list[Delivery]:
+        """Stand there, until somebody comes or rings."""
         door = self._door
-        if self._may_wait and not door.waits and not door.rests:
-            with self._lock:
-                self._at_door = self._claims
-                self._claims += 1
-            # A single message: more are claimed by who is awake.
-            words = self._words(self._at_door, 1, max_bytes, waits=False, doubt=(-1, -1))
-            door.wait(scripts.CLAIM, self._layout.prefix, self._layout.sep, self._id, *words)
-        self._bell.read(seconds if not door.waits else min(seconds, door.left), door.link)
-        return self._enter(door.answer()) if door.ready() else []
+        # A push that was over before this call may not have come through yet.
+        rung = self._bell.read(max(_GRACE, min(end - time.monotonic(), door.left)), door.link)
+        if door.ready():
+            return self._enter(door.answer())
+        # The claim behind looks at every list, whatever ends the wait.
+        return self._enter(door.leave()) if rung else []
 
     def _enter(self, reply: Any) -> list[Delivery]:
         """What the claim at the door brought, if it was made."""
+        first, limit = self._at_door
         if reply is None:
+            self._drained = False
             return []
-        self._idle = False
-        return self._deliveries(self._order, reply, self._at_door)
+        return self._came(reply, first, limit)
 
-    def _leave(self, has_some: bool) -> list[Delivery]:
-        """Away from the door, with what came to it. Raises nothing when there is something already."""
-        if not self._door.waits:
-            return []
+    def _and_more(self, taken: list[Delivery], limit: int, max_bytes: int) -> list[Delivery]:
+        """Behind the first ones there are others."""
+        limit, max_bytes = limit - len(taken), max_bytes - sum(each.size for each in taken)
+        if limit > 0 and max_bytes > 0:
+            # What was taken must be handed out, whatever happens to the server.
+            with suppress(errors.OperationalError):
+                taken += self._claim(limit, max_bytes)
+        return taken
+
+    def _leave(self) -> list[Delivery]:
+        """Away from the door, with what came to it. Raises nothing."""
         try:
-            return self._enter(self._door.leave())
+            return self._enter(self._door.leave()) if self._door.waits else []
         except errors.OperationalError:
-            self._unheard(self._at_door, 1)
-            self._door.drop()
-            if not has_some:
-                raise
+            self._drop_door()
             return []
+
+    def _drop_door(self) -> None:
+        self._drained = False
+        if self._door.waits:
+            self._unheard(*self._at_door)
+        self._door.drop()
+
+    def _give_way(self) -> None:
+        """A worker that has no room, or claims no more, must not stand at the door."""
+        if not self._door.waits or time.monotonic() - self._fetched_at < _UNATTENDED:
+            return
+        if self._fetching.acquire(blocking=False):
+            try:
+                back = self._leave()
+                words = [word for each in back for word in (*each.key, "r", 0, 0, "")]
+                if words:
+                    self._run(scripts.END, *words)
+            finally:
+                self._fetching.release()
+
+    # --- claims -------------------------------------------------------------------------------------------------
 
     def _unheard(self, first: int, count: int) -> None:
         """Claims with these numbers may have been made, and nobody knows which."""
         low, high = self._doubt
         self._doubt = (first if low < 0 else min(low, first)), max(high, first + count)
 
-    def _words(self, first: int, limit: int, max_bytes: int, *, waits: bool, doubt: tuple[int, int]) -> list[object]:
+    def _words(self, first: int, limit: int, max_bytes: int, *, doubt: tuple[int, int]) -> list[object]:
         return [
-            self._options.owner, self._lease, first, limit, max_bytes, int(waits), int(self._idle),
+            self._options.owner, self._lease, first, limit, max_bytes, int(self._idle),
             len(self._layout.steps), *doubt, self._front, *self._order,
         ]  # fmt: skip
 
-    def _claim(self, limit: int, max_bytes: int, *, waits: bool) -> tuple[list[Delivery], float]:
-        """What could be claimed now; if nothing, in how many seconds to look again."""
+    def _claim(self, limit: int, max_bytes: int) -> list[Delivery]:
+        """What could be claimed now."""
         with self._lock:
             if self._is_closed:
-                return [], 0.0
-            if not self._door.waits:
-                queues = self._queues[self._turn :] + self._queues[: self._turn]
-                self._turn = (self._turn + 1) % len(self._queues)
-                self._order = [key for name in queues for key in self._lists[name]]
+                return []
+            queues = self._queues[self._turn :] + self._queues[: self._turn]
+            self._turn = (self._turn + 1) % len(self._queues)
+            self._order = [key for name in queues for key in self._lists[name]]
             first = self._claims
             # Before the call: numbers of a claim that we never hear of are not used again.
             self._claims += limit
-            words = self._words(first, limit, max_bytes, waits=waits, doubt=self._doubt)
             try:
-                reply = self._run(scripts.CLAIM, *words)
+                reply = self._run(scripts.CLAIM, *self._words(first, limit, max_bytes, doubt=self._doubt))
             except errors.OperationalError:
                 self._unheard(first, limit)
                 raise
-            self._doubt = -1, -1
-        now, look, _, more, may_wait = reply[:5]
+            self._doubt = _NO_DOUBT
+        return self._came(reply, first, limit)
+
+    def _came(self, reply: Sequence[Any], first: int, limit: int) -> list[Delivery]:
+        now, look, _, drained, may_wait = reply[:5]
         self._may_wait = bool(may_wait)
-        taken = self._deliveries(self._order, reply, first)
-        self._idle = waits and not taken
-        if more:
-            return taken, 0.0
-        return taken, _LOOK_EVERY if look < 0 else min(_LOOK_EVERY, max(0.001, (look - now) / 1000))
+        self._drained = self._idle = bool(drained)
+        pause = _LOOK_EVERY if look < 0 else min(_LOOK_EVERY, max(0.001, (look - now) / 1000))
+        self._look_at = time.monotonic() + pause
+        return self._deliveries(self._order, reply, first)
 
     def _deliveries(self, lists: Sequence[str], reply: Sequence[Any], first: int) -> list[Delivery]:
         if reply[2]:
@@ -208,6 +268,7 @@ class RedisConsumer:
         found = [Settled.STALE] * len(settlements)
         if self._is_closed:
             return found
+        self._give_way()
         mine = [at for at, item in enumerate(settlements) if self._is_mine(item.delivery)]
         acks = [at for at in mine if settlements[at].verdict is Verdict.ACK]
         rest = [at for at in mine if settlements[at].verdict is not Verdict.ACK]
@@ -257,6 +318,8 @@ class RedisConsumer:
     def renew(self) -> bool:
         if self._is_closed:
             return False
+        with suppress(errors.OperationalError):
+            self._give_way()
         lists = [key for keys in self._lists.values() for key in keys]
         if self._run(scripts.RENEW, self._options.owner, self._lease, self._claims, *lists):
             return True

@@ -11,8 +11,6 @@ from redis import exceptions
 
 from kernel import errors
 
-_SECONDS: Final = 5.0
-"""How long the server is asked to wait: with a bound on both sides, silence is told from idleness."""
 _REST: Final = 1.0
 
 
@@ -21,6 +19,7 @@ class Door:
 
     Both commands are on the server before the message is, so nothing travels between them. What was moved lies in a
     list of the consumer's own, where the claim finds it, or the next claim, or whoever takes over a dead consumer.
+    The server is told how long to wait: with a bound on both sides, silence is told from idleness.
     For one thread, save for `close`. Every method may raise `OperationalError`; then `drop` it.
     """
 
@@ -54,13 +53,13 @@ class Door:
         """Seconds until an answer is overdue."""
         return 0.0 if self._overdue is None else max(0.0, self._overdue - time.monotonic())
 
-    def wait(self, script: Script, *words: object) -> None:
-        """Begin to wait; `script` claims afterwards."""
+    def wait(self, seconds: float, script: Script, *words: object) -> None:
+        """Begin to wait, for at most so many seconds; `script` claims afterwards in any case."""
         link = self._link
         if link is None or link.broken:
             link = self._connect()
-        move = ("BLMOVE", self._source, self._aside, "RIGHT", "LEFT", _SECONDS)
-        self._overdue = time.monotonic() + _SECONDS + self._server.timeout
+        move = ("BLMOVE", self._source, self._aside, "RIGHT", "LEFT", f"{max(0.001, seconds):.3f}")
+        self._overdue = time.monotonic() + seconds + self._server.timeout
         link.send([move, script.by_digest(link.keys, words)])
 
     def _connect(self) -> Link:

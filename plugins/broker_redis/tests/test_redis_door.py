@@ -109,14 +109,31 @@ def test_of_two_that_wait_each_gets_one(broker: RedisBroker, client: Any) -> Non
     assert len(one.ids) == len(other.ids) == 1
 
 
-def test_nothing_is_taken_while_nobody_fetches(broker: RedisBroker, client: Any) -> None:
+def test_what_came_while_nobody_fetched_goes_back(
+    broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_UNATTENDED", 0.0)
+    stopping = consume(broker)
+    with Fetching(stopping) as fetching:
+        stopping.wake()
+    assert fetching.ids == []
+    client.lpush("q", foreign("later"))
+    # Its worker claims no more, and renews for the tasks that still run.
+    assert stopping.renew()
+    assert client.llen("q") == 1
+    client.lpush("q", foreign("after"))
+    assert client.llen("q") == 2
+    taken = consume(broker).fetch(5, AMPLE, PATIENCE)
+    assert [(delivery.message.id, delivery.starts) for delivery in taken] == [("later", 0), ("after", 0)]
+
+
+def test_the_next_fetch_has_what_came_since_the_last(broker: RedisBroker, client: Any) -> None:
     consumer = consume(broker)
     with Fetching(consumer) as fetching:
         consumer.wake()
     assert fetching.ids == []
-    client.lpush("q", foreign("later"))
-    assert client.llen("q") == 1
-    assert [delivery.message.id for delivery in consumer.fetch(5, AMPLE, PATIENCE)] == ["later"]
+    client.lpush("q", foreign("since"))
+    assert [delivery.message.id for delivery in consumer.fetch(5, AMPLE, PATIENCE)] == ["since"]
 
 
 def test_a_message_for_later_is_put_where_it_belongs(broker: RedisBroker, client: Any) -> None:
@@ -175,11 +192,11 @@ def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing(
     broker: RedisBroker, client: Any, server: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.server.timeout = 0.3
-    monkeypatch.setattr("kernel_broker_redis.door._SECONDS", 0.3)
-    consumer = consume(broker)
+    monkeypatch.setattr(consumer, "_LOOK_EVERY", 0.3)
+    waiting = consume(broker)
     # Idle: the server answers that there is nothing, again and again.
-    assert consumer.fetch(1, AMPLE, 1.5) == []
-    with Fetching(consumer) as fetching:
+    assert waiting.fetch(1, AMPLE, 1.5) == []
+    with Fetching(waiting) as fetching:
         server.pause()
         deadline = time.monotonic() + PATIENCE
         while fetching.error is None and time.monotonic() < deadline:
