@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -82,20 +82,26 @@ class AmqpBroker:
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
         limit = self._timeout if timeout is None else timeout
-        outcomes: list[api.PublishOutcome] = [api.STORED] * len(batch)
-        indexes: list[int] = []
-        parcels: list[Parcel] = []
-        for at, item in enumerate(batch):
-            try:
-                parcels.append(self._parcel(item))
-            except (errors.InvalidTaskError, ValueError) as exc:
-                outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, str(exc))
-            else:
-                indexes.append(at)
-        for at, outcome in zip(indexes, self._publishers.publish(parcels, limit), strict=True):
-            outcomes[at] = outcome
+        refused: dict[int, str] = {}
+        if not batch:
+            return []
+        sent = iter(self._publishers.publish(self._parcels(batch, refused), limit))
+        outcomes = [
+            api.PublishOutcome(api.PublishState.REFUSED, refused[at]) if at in refused else next(sent)
+            for at in range(len(batch))
+        ]
         self._again(batch, outcomes, limit)
         return outcomes
+
+    def _parcels(self, batch: Sequence[Publication], refused: dict[int, str]) -> Iterator[Parcel]:
+        """What can be sent; why something cannot is filled into `refused`."""
+        for at, item in enumerate(batch):
+            try:
+                parcel = self._parcel(item)
+            except (errors.InvalidTaskError, ValueError) as exc:
+                refused[at] = str(exc)
+            else:
+                yield parcel
 
     def _parcel(self, item: Publication) -> Parcel:
         message = item.message

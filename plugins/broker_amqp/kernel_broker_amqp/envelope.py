@@ -18,7 +18,8 @@ from kernel.message import Message
 STATE: Final = "x-kernel"
 _STATE_MARK: Final = b"\x08x-kernelF"
 _OF_SERVER: Final = ("x-death", "x-delivery-count")
-_OF_SERVER_MARK: Final = b"x-"
+_MARK: Final = b"x-"
+"""Without it there is nothing to be taken out."""
 _PERSISTENT: Final = 2
 
 State = Mapping[str, Any]
@@ -45,7 +46,8 @@ class AmqpMessage(Message):
     @property
     def headers(self) -> dict[str, Any]:
         if self._headers is None:
-            self._headers = _public(tables.load(self._table) if self._table else {})
+            found = tables.load(self._table) if self._table else {}
+            self._headers = _public(found) if _MARK in self._table else found
         return self._headers
 
     @property

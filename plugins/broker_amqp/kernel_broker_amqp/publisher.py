@@ -6,7 +6,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -19,7 +19,7 @@ from kernel.interfaces.broker import STORED, PublishOutcome, PublishState
 
 _KEPT: Final = 8
 """Connections that are kept for the next call; more are made while that many are in use."""
-_BYTES_AT_ONCE: Final = 512 * 1024
+_BYTES_AT_ONCE: Final = 64 * 1024
 _tag = struct.Struct(">Q").unpack_from
 _code = struct.Struct(">H").unpack_from
 
@@ -51,20 +51,24 @@ class Publisher:
             return self.wire.lost is None
         return False
 
-    def publish(self, parcels: Sequence[Parcel], timeout: float) -> list[PublishOutcome]:
-        """One outcome for each. Raises `Blocked` when the server takes nothing, before anything is sent."""
+    def publish(self, parcels: Iterable[Parcel], timeout: float) -> list[PublishOutcome]:
+        """One outcome for each. Raises `Blocked` when the server takes nothing, before anything is sent.
+
+        The parcels are asked for while the first ones are under way already.
+        """
         self.wire.refuse_blocked(timeout)
-        if not self._confirms:
-            return self._cast(parcels)
-        batch = _Batch(parcels, self._sent)
-        self._sent += len(parcels)
+        batch = _Batch(self._sent)
         try:
             self._send(parcels, batch)
+            if not self._confirms:
+                return [STORED] * len(batch.parcels)
             self._await(batch, timeout)
         except ChannelClosed as exc:
-            return self._one_by_one(parcels, batch, exc, timeout)
+            return self._one_by_one(batch, exc, timeout)
         except errors.OperationalError as exc:
             self.wire.sever(str(exc))
+            for parcel in parcels:
+                batch.add(parcel)
             return batch.outcomes(str(exc))
         if batch.left:
             why = self.wire.blocked and f"; {self.wire.shown} takes no messages: {self.wire.blocked}"
@@ -73,18 +77,20 @@ class Publisher:
             return batch.outcomes(f"no confirm within {timeout:g} s{why}")
         return batch.outcomes("")
 
-    def _send(self, parcels: Sequence[Parcel], batch: _Batch | None) -> None:
+    def _send(self, parcels: Iterable[Parcel], batch: _Batch) -> None:
         most = self.wire.frame_max
         parts: list[bytes] = []
         size = 0
-        for address, head, body in parcels:
+        for parcel in parcels:
+            batch.add(parcel)
+            self._sent += 1
+            address, head, body = parcel
             parts += frames.publish(1, address, head, body, most)
             size += len(body) + len(head)
             if size > _BYTES_AT_ONCE:
                 self.wire.send(b"".join(parts))
                 parts, size = [], 0
-                if batch is not None:
-                    self._note(batch, self.wire.read(0))
+                self._note(batch, self.wire.read(0))
         if parts:
             self.wire.send(b"".join(parts))
 
@@ -102,33 +108,24 @@ class Publisher:
             elif method == frames.CHANNEL_CLOSE:
                 self.wire.check(1)
 
-    def _cast(self, parcels: Sequence[Parcel]) -> list[PublishOutcome]:
-        try:
-            self._send(parcels, None)
-        except errors.OperationalError as exc:
-            return [PublishOutcome(PublishState.UNKNOWN, str(exc))] * len(parcels)
-        return [STORED] * len(parcels)
-
-    def _one_by_one(
-        self, parcels: Sequence[Parcel], batch: _Batch, fault: ChannelClosed, timeout: float
-    ) -> list[PublishOutcome]:
+    def _one_by_one(self, batch: _Batch, fault: ChannelClosed, timeout: float) -> list[PublishOutcome]:
         """The server closed the channel over one of them, and does not say which: the others are sent again."""
         answers = batch.outcomes(str(fault))
+        if len(answers) == 1:
+            answers = [PublishOutcome(PublishState.REFUSED, str(fault))]
         try:
             self._reopen()
             for at, answer in enumerate(answers):
-                if answer.state is not PublishState.UNKNOWN:
-                    continue
-                if len(parcels) == 1:
-                    return [PublishOutcome(PublishState.REFUSED, str(fault))]
-                (answers[at],) = self.publish([parcels[at]], timeout)
+                if answer.state is PublishState.UNKNOWN:
+                    (answers[at],) = self.publish([batch.parcels[at]], timeout)
         except errors.OperationalError as exc:
             self.wire.sever(str(exc))
         return answers
 
     def _reopen(self) -> None:
         self._channel.reopen()
-        self._channel.confirm_select()
+        if self._confirms:
+            self._channel.confirm_select()
         self._sent = 0
 
     def close(self) -> None:
@@ -138,12 +135,17 @@ class Publisher:
 class _Batch:
     """What became of messages whose tags begin after `first`."""
 
-    def __init__(self, parcels: Sequence[Parcel], first: int) -> None:
-        self._parcels = parcels
+    def __init__(self, first: int) -> None:
+        self.parcels: list[Parcel] = []
         self._first = first
-        self._answers: list[PublishOutcome | None] = [None] * len(parcels)
+        self._answers: list[PublishOutcome | None] = []
         self._floor = 0
-        self.left = len(parcels)
+        self.left = 0
+
+    def add(self, parcel: Parcel) -> None:
+        self.parcels.append(parcel)
+        self._answers.append(None)
+        self.left += 1
 
     def confirm(self, tag: int, *, multiple: bool, stored: bool) -> None:
         at = tag - self._first - 1
@@ -174,7 +176,7 @@ class _Batch:
         """basic.return names no tag: the message is known by what it is, and the oldest such one is meant."""
         exchange, after = frames.read_short(args, frames.read_short(args, 2)[1])
         where = args[after - 1 - len(exchange.encode()) :]
-        for at, (address, sent, _) in enumerate(self._parcels):
+        for at, (address, sent, _) in enumerate(self.parcels):
             if self._answers[at] is None and sent == head and address[2:-1] == where:
                 self._answers[at] = _RETURNED
                 return
@@ -197,13 +199,11 @@ class Publishers:
         self._idle: list[Publisher] = []
         self._pid = os.getpid()
 
-    def publish(self, parcels: Sequence[Parcel], timeout: float) -> list[PublishOutcome]:
-        if not parcels:
-            return []
+    def publish(self, parcels: Iterable[Parcel], timeout: float) -> list[PublishOutcome]:
         with self._one() as publisher:
             return publisher.publish(parcels, timeout)
 
-    def publish_all(self, parcels: Sequence[Parcel], timeout: float) -> None:
+    def publish_all(self, parcels: Iterable[Parcel], timeout: float) -> None:
         """All of them, confirmed. Raises `OperationalError` when one is not stored for certain."""
         for outcome in self.publish(parcels, timeout):
             if outcome.state is not PublishState.STORED:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from kernel_broker_amqp import AmqpBroker
@@ -21,47 +22,53 @@ def server() -> Iterator[RabbitProcess]:
         yield server
 
 
-class TestClassic(BrokerConformance):
+class OnRabbit(BrokerConformance):
+    """All tests share a virtual host, on queues of names that nobody else uses."""
+
     server: RabbitProcess
     url = ""
+    settings: ClassVar[dict[str, str]] = {}
+    driver: type[AmqpBroker] = AmqpBroker
 
     @pytest.fixture(autouse=True)
     def _on_server(self, server: RabbitProcess) -> None:
         self.server = server
+        self.url = ""
 
     def make_broker(self, tmp_path: Path) -> Broker:
-        self.url = self.server.add_vhost()
-        return AmqpBroker(BrokerConfig(url=self.url))
+        if self.url:
+            return self.driver(BrokerConfig(url=self.server.add_vhost(), settings=self.settings))
+        self.url = self.server.url
+        return self.driver(BrokerConfig(url=self.url, settings=self.settings))
 
     def second(self, broker: Broker) -> Broker:
-        return AmqpBroker(BrokerConfig(url=self.url))
-
-    def new_queue(self, broker: Broker, prefix: str = "kit") -> str:
-        name = f"{prefix}-{uuid.uuid4().hex[:12]}"
-        broker.declare([QueueSpec(name, max_priority=255)])
-        return name
+        return self.driver(BrokerConfig(url=self.url, settings=self.settings))
 
     def raw_depth(self, broker: Broker, queue: str) -> int:
-        found = self.server.queues(self.url.rpartition("/")[2])
-        return sum(sum(counts) for name, counts in found.items() if queue in name)
+        return sum(sum(counts) for name, counts in self.server.queues().items() if queue in name)
 
     def kill_connections(self, broker: Broker) -> bool:
         self.server.close_connections()
         return True
 
 
-class Quorum(AmqpBroker):
+class TestClassic(OnRabbit):
+    settings: ClassVar[dict[str, str]] = {"broker_native_delayed_delivery_queue_type": "classic"}
+
+    def new_queue(self, broker: Broker, prefix: str = "kit") -> str:
+        name = f"{prefix}-{uuid.uuid4().hex[:12]}"
+        broker.declare([QueueSpec(name, max_priority=255)])
+        return name
+
+
+class QuorumBroker(AmqpBroker):
     capabilities = replace(AmqpBroker.capabilities, priorities=False)
 
 
-QUORUM_CASES = (
-    "test_publish_answers_for_each",
-    "test_oldest_first",
-    "test_a_recorded_start_counts_when_its_owner_dies",
-    "test_a_requeued_message_is_in_front_again",
-    "test_a_stale_owner_settles_nothing",
-    "test_many_ends_of_all_kinds_in_one_batch",
-    "test_a_requeue_may_wait",
-    "test_four_threads_claim_each_message_once",
-    "test_closing_gives_back_at_once_and_uncharged",
-)
+@pytest.mark.slow
+class TestQuorum(OnRabbit):
+    settings: ClassVar[dict[str, str]] = {
+        "task_default_queue_type": "quorum",
+        "broker_native_delayed_delivery_queue_type": "classic",
+    }
+    driver = QuorumBroker

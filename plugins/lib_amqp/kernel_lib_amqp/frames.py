@@ -59,6 +59,16 @@ CONFIRM_SELECT: Final = 85 << 16 | 10
 CONFIRM_SELECT_OK: Final = 85 << 16 | 11
 
 _WITH_CONTENT: Final = frozenset((BASIC_DELIVER, BASIC_RETURN, BASIC_GET_OK))
+_WITHOUT_CONTENT: Final = frozenset(
+    (
+        CONNECTION_CLOSE, CONNECTION_CLOSE_OK, CONNECTION_BLOCKED, CONNECTION_UNBLOCKED, CHANNEL_OPEN_OK, CHANNEL_FLOW,
+        CHANNEL_CLOSE, CHANNEL_CLOSE_OK, EXCHANGE_DECLARE_OK, EXCHANGE_BIND_OK, QUEUE_DECLARE_OK, QUEUE_BIND_OK,
+        QUEUE_PURGE_OK, QUEUE_DELETE_OK, QUEUE_UNBIND_OK, BASIC_QOS_OK, BASIC_CONSUME_OK, BASIC_CANCEL,
+        BASIC_CANCEL_OK, BASIC_GET_EMPTY, BASIC_ACK, BASIC_NACK, CONFIRM_SELECT_OK,
+    )
+)  # fmt: skip
+"""What a server may send besides. Anything else means that the stream is out of step, and what follows cannot be
+trusted."""
 _METHOD, _HEADER, _BODY, _BEAT = 1, 2, 3, 8
 _head = struct.Struct(">BHI").unpack_from
 _method_id = struct.Struct(">I").unpack_from
@@ -96,8 +106,10 @@ class Parser:
                 args = buffer[at + 11 : stop]
                 if method in _WITH_CONTENT:
                     self._open[channel] = _Content(method, args)
-                else:
+                elif method in _WITHOUT_CONTENT:
                     found.append((channel, method, args, b"", b""))
+                else:
+                    raise ConnectionLost(f"the server sent the unknown method {method >> 16}.{method & 0xFFFF}")
             elif kind in (_BODY, _HEADER):
                 content = self._open.get(channel)
                 if content is None:
@@ -106,8 +118,8 @@ class Parser:
                 if done:
                     del self._open[channel]
                     found.append((channel, content.method, content.args, content.head, content.body))
-            elif kind != _BEAT:
-                raise ConnectionLost(f"the server sent a frame of kind {kind}: what follows is no AMQP")
+            elif kind != _BEAT or channel:
+                raise ConnectionLost(f"the server sent a frame of kind {kind} on channel {channel}: that is no AMQP")
             at = stop + 1
         self._rest = buffer[at:] if at < end else b""
         return found

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from kernel import errors
@@ -39,11 +40,17 @@ def _fields(table: Mapping[str, Any], depth: int) -> bytes:
         raise ValueError(f"a table is nested deeper than {_DEPTH}")
     parts: list[bytes] = []
     for name, value in table.items():
-        raw = name.encode("utf-8", "surrogatepass")
-        if len(raw) > 255:
-            raise ValueError(f"the name {name[:60]!r}... has {len(raw)} bytes; AMQP takes at most 255")
-        parts += (bytes((len(raw),)), raw, _value(value, depth))
+        parts.append(_name(name))
+        parts.append(_value(value, depth))
     return b"".join(parts)
+
+
+@lru_cache(1024)
+def _name(name: str) -> bytes:
+    raw = name.encode("utf-8", "surrogatepass")
+    if len(raw) > 255:
+        raise ValueError(f"the name {name[:60]!r}... has {len(raw)} bytes; AMQP takes at most 255")
+    return bytes((len(raw),)) + raw
 
 
 def _value(value: Any, depth: int) -> bytes:
