@@ -198,7 +198,7 @@ def test_two_ends_of_one_task(tmp_path: Path, server: RedisProcess, tally: Tally
     with redis_project(tmp_path, server) as project:
         backend = project.app.backend
         for number in range(rounds(100, 1000)):
-            pair = [Record(f"r{number}", state=state) for state in ("SUCCESS", "FAILURE")]
+            pair = [Record(id=f"r{number}", state=state) for state in ("SUCCESS", "FAILURE")]
             outcomes: dict[str, StoreState] = {}
             gate = threading.Barrier(2)
 
@@ -211,7 +211,7 @@ def test_two_ends_of_one_task(tmp_path: Path, server: RedisProcess, tally: Tally
                 thread.start()
             for thread in threads:
                 thread.join(10)
-            (winner,) = [state for state, outcome in outcomes.items() if outcome is StoreState.STORED]
+            (winner,) = [state for state, outcome in outcomes.items() if outcome is StoreState.WON]
             (found,) = backend.load([f"r{number}"])
             assert found is not None
             assert found.state == winner

@@ -74,7 +74,7 @@ def line(server: RedisProcess) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.mark.case("P1", "P2")
+@pytest.mark.case("P1", "P2", note="stored twice under one id: run once where the first one's record is there in time")
 @pytest.mark.parametrize("action", [CUT, LOSE], ids=["before it arrives", "before the answer arrives"])
 def test_a_publish_is_cut_off(
     tmp_path: Path, server: RedisProcess, line: Proxy, tally: Tally, rounds: Rounds,
@@ -98,7 +98,7 @@ def test_a_publish_is_cut_off(
         assert tally.runs >= cuts / 2
         monkeypatch.delenv(LINE)
         with WorkerProcess(project, "-c", "1", "-l", "WARNING"):
-            judge(project, ["warm", *keys], tally, within=20)
+            judge(project, ["warm", *keys], tally, within=20, again=tally.runs if action is LOSE else 0)
 
 
 @pytest.mark.case("P1", "P2")

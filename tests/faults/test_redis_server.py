@@ -48,9 +48,9 @@ def server(one: RedisProcess) -> RedisProcess:
     return one
 
 
-@pytest.mark.case("R1", "F16")
+@pytest.mark.case("R1", "F16", note="a long task is told that its lease is gone, and ends with the rest")
 def test_everything_is_flushed(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    """What is flushed is gone, by the operator's hand; what runs ends, and what comes later runs."""
+    """What is flushed is gone, by the operator's hand; what comes later runs, on all slots."""
     with (
         redis_project(tmp_path, server) as project,
         WorkerProcess(project, "-c", "8") as worker,
@@ -58,16 +58,18 @@ def test_everything_is_flushed(tmp_path: Path, server: RedisProcess, tally: Tall
     ):
         for number in range(rounds(2, 15)):
             first = 1000 * number
-            send(project, 200, 0.3, first=first)
-            wait_for(lambda: len(project.counts("BEGIN")) - len(project.counts("COMMIT")) >= 8, 10)
-            running = set(project.counts("BEGIN")) - set(project.counts("COMMIT"))
+            keys = send(project, 200, 0.3, first=first)
+            wait_for(lambda keys=keys: len(set(keys) & set(project.counts("BEGIN"))) >= 8, 10)  # type: ignore[misc]
             lines = len(worker.log.splitlines())
             client.flushall()
-            judge(project, send(project, 200, first=first + 500), tally, within=SOON)
-            wait_for(lambda running=running: running <= set(project.counts("COMMIT")), 5)  # type: ignore[misc]
+            judge(project, send(project, 200, 0.02, first=first + 500), tally, within=SOON)
             assert worker.process.poll() is None
             loud = [line for line in worker.log.splitlines()[lines:] if "INFO" not in line]
             assert len(loud) < 60, loud[:60]
+            pids = {
+                note.pid for note in project.notes() if note.key.startswith("k") and int(note.key[1:]) >= first + 500
+            }
+            assert len(pids) >= 6
             tally.runs += 1
 
 
@@ -123,15 +125,16 @@ def test_a_replica_that_lagged_is_promoted(tmp_path: Path, tally: Tally, rounds:
                 judge(project, send(project, 50), tally, within=10)
                 heard = send(project, 100, 0.02, first=100)
                 wait_for(lambda: len(project.counts("COMMIT")) > 60, 10)  # type: ignore[misc]
-                replica.execute_command("WAIT", 0, 0)
-                time.sleep(0.2)
+                with client_of(old) as primary:
+                    assert primary.wait(1, 5000) == 1
                 replica.execute_command("REPLICAOF", "NO", "ONE")
                 unheard = send(project, 20, first=300)
                 proxy.move("127.0.0.1", new.port)
                 proxy.cut()
-                # What the replica had not heard of may have run on the old one; what it had is not lost.
+                # What the replica had not heard of may have run on the old one; what it had is not lost. A settlement
+                # that it had not heard of leaves a claim behind until this worker ends.
                 late = send(project, 20, first=400)
-                judge(project, [*heard, *late], tally, within=10, again=40)
+                judge(project, [*heard, *late], tally, within=10, again=40, settled=False)
                 assert len(unheard) == 20
                 assert worker.process.poll() is None
             tally.runs += 1
@@ -190,7 +193,7 @@ REPLIES = {
     "NOAUTH": b"-NOAUTH Authentication required.\r\n",
     "NOSCRIPT": b"-NOSCRIPT No matching script. Please use EVAL.\r\n",
     "MASTERDOWN": b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
-    "of a wrong kind": b"+OK\r\n",
+    "WRONGTYPE": b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
     "a truncated bulk": b"*2\r\n$100\r\nabc",
     "no protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
 }

@@ -103,6 +103,7 @@ class LosesReplies:
 
 
 class TestAnswersThatNeverCome:
+    @pytest.mark.case("F1")
     def test_a_claim_that_was_never_heard_of_comes_again(
         self, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -165,6 +166,7 @@ class TestAnswersThatNeverCome:
 
 
 class TestServersThatForgetOrDie:
+    @pytest.mark.case("R1")
     def test_everything_is_flushed_while_running(self, broker: RedisBroker, client: Any) -> None:
         consumer = consume(broker)
         broker.publish(made(3))
@@ -178,6 +180,7 @@ class TestServersThatForgetOrDie:
         assert consumer.renew() is True
         assert broker.stats()[0].consumers == 1
 
+    @pytest.mark.case("R5", "F12")
     def test_scripts_are_flushed_and_connections_cut_all_the_time(self, broker: RedisBroker, client: Any) -> None:
         consumer = consume(broker)
         stop = threading.Event()
@@ -215,6 +218,7 @@ class TestServersThatForgetOrDie:
         assert client.llen("q") == 0
         assert client.hlen(f"kernel:{{q}}:held:{consumer._id}") == 0
 
+    @pytest.mark.case("R2")
     def test_a_killed_server_that_syncs_always_has_it_all(self) -> None:
         with redis_server(fsync="always") as server:
             broker = RedisBroker(BrokerConfig(url=server.url))
@@ -236,6 +240,7 @@ class TestServersThatForgetOrDie:
             assert len(drain(heir, 42)) == 42
             broker.close()
 
+    @pytest.mark.case("P4")
     def test_a_full_server_refuses_messages_and_lets_them_be_settled(self) -> None:
         with redis_server("--maxmemory", "8mb", "--maxmemory-policy", "noeviction") as server:
             broker = RedisBroker(BrokerConfig(url=server.url))
