@@ -23,8 +23,8 @@ def judge(
 
     `within` seconds are the promise; what comes up to twice as late is told as late. `again` is how many entries beyond
     one for each key are within the promise: at least once means one for each process that was killed. What never
-    came is *stuck* if the broker still has it, and *lost* if not. Adds to `tally`, and fails unless all is well. Without
-    `settled` the broker may hold something at the end.
+    came is *stuck* if the broker still has it, and *lost* if not. Adds to `tally`, and fails unless all is well.
+    Without `settled` the broker may hold something at the end.
     """
     wanted = set(keys)
     begun = time.monotonic()
