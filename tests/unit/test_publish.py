@@ -420,7 +420,12 @@ def test_unknown_is_sent_again_with_the_same_id(app: Kernel) -> None:
     broker = using(app, Broker([STORED, UNKNOWN, STORED], UNKNOWN, STORED))
     items = [prepare(app, number) for number in range(3)]
     app.publisher.send(items)
-    assert broker.batches == [items, [items[1]], [items[1]]]
+    first, *again = broker.batches
+    assert first == items
+    assert [[item.message.id for item in batch] for batch in again] == [[items[1].message.id]] * 2
+    # Whoever runs it looks first whether it was run.
+    assert all(batch[0].message.headers["redelivered"] is True for batch in again)
+    assert "redelivered" not in items[1].message.headers
 
 
 def test_unknown_to_the_end_is_told_as_such(app: Kernel) -> None:
