@@ -53,6 +53,15 @@ class Place:
         """Messages that are not settled yet, in all queues."""
         return sum(queue.ready + queue.delayed + queue.claimed for queue in self.app.broker.stats())
 
+    def empty(self, queue: str) -> None:
+        """Delete the one message in it, which may have been sent without waiting for the server. Raises
+        DeliveryError."""
+        deadline = time.monotonic() + DRAIN_DEADLINE
+        while not self.app.broker.purge(queue):
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"the message that was sent to {queue} never came")
+            time.sleep(0.01)
+
     def dead(self) -> int:
         return sum(queue.dead for queue in self.app.broker.stats())
 

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ UNCONFIRMED = Wire(
 )
 
 
-def _at(wire: Wire, peer: Peer) -> Wire:
+def _at(place: Wire, peer: Peer) -> Wire:
     """Who cannot send results over RabbitMQ keeps them in Redis."""
-    return wire if peer is CELERY or wire is not WIRE else WITH_REDIS
+    return place if peer is CELERY else replace(place, results=_redis)
 
 
 def sides(
@@ -143,7 +144,7 @@ def batch(folder: Path) -> Mapping[str, float]:
     with WIRE.place(folder) as here:
         here.app.tasks["noop"].delay(0)
         raw = Raw(here.app.conf.broker_url)
-        here.app.broker.purge("celery")
+        here.empty("celery")
         raw.send(BATCH)
         for first in range(0, wire.BURN, BATCH):
             calls = [(number,) for number in range(first, min(first + BATCH, wire.BURN))]

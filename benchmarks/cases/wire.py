@@ -154,7 +154,7 @@ def single(wire: Wire, folder: Path, size: int = 0, floor: Floor | None = None) 
         task.delay(0, text)
         spent = {"single": 0.0, "floor": 0.0}
         with (floor or _no_floor)(here.app) as send:
-            here.app.broker.purge("celery")
+            here.empty("celery")
             for first in range(0, count, 500):
                 began = time.perf_counter()
                 for number in range(first, min(first + 500, count)):
