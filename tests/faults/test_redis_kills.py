@@ -23,7 +23,8 @@ from tests.faults.oracle import judge
 from tests.faults.redis_fleet import client_of, redis_project, send, through
 from tests.faults.table import Tally
 
-pytestmark = pytest.mark.faults
+# The many rounds of `make faults` take minutes.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 Rounds = Callable[[int, int], int]
 
