@@ -47,7 +47,7 @@ class Publisher:
         """Whether the connection stands, as far as can be seen without asking."""
         with suppress(errors.OperationalError):
             self.wire.take()
-            self.wire.check(1)
+            self.wire.check(self._channel.number)
             return self.wire.lost is None
         return False
 
@@ -78,14 +78,14 @@ class Publisher:
         return batch.outcomes("")
 
     def _send(self, parcels: Iterable[Parcel], batch: _Batch) -> None:
-        most = self.wire.frame_max
+        most, number = self.wire.frame_max, self._channel.number
         parts: list[bytes] = []
         size = 0
         for parcel in parcels:
             batch.add(parcel)
             self._sent += 1
             address, head, body = parcel
-            parts += frames.publish(1, address, head, body, most)
+            parts += frames.publish(number, address, head, body, most)
             size += len(body) + len(head)
             if size > _BYTES_AT_ONCE:
                 self.wire.send(b"".join(parts))
@@ -100,13 +100,15 @@ class Publisher:
             self._note(batch, self.wire.read(left))
 
     def _note(self, batch: _Batch, found: Sequence[Frame]) -> None:
-        for _, method, args, head, _ in found:
+        for channel, method, args, head, _ in found:
+            if channel != self._channel.number:
+                continue
             if method == frames.BASIC_ACK or method == frames.BASIC_NACK:
-                batch.confirm(_tag(args)[0], multiple=bool(args[8]), stored=method == frames.BASIC_ACK)
+                batch.confirm(_tag(args)[0], multiple=bool(args[8] & 1), stored=method == frames.BASIC_ACK)
             elif method == frames.BASIC_RETURN:
                 batch.give_back(args, head)
             elif method == frames.CHANNEL_CLOSE:
-                self.wire.check(1)
+                self.wire.check(self._channel.number)
 
     def _one_by_one(self, batch: _Batch, fault: ChannelClosed, timeout: float) -> list[PublishOutcome]:
         """The server closed the channel over one of them, and does not say which: the others are sent again."""

@@ -13,6 +13,9 @@ from kernel_broker_amqp import AmqpBroker
 
 from kernel.interfaces.broker import Broker, BrokerConfig, QueueSpec
 from kernel.testing.conformance.broker import BrokerConformance
+from kernel.testing.conformance.broker_claims import LeaseCases
+from kernel.testing.conformance.broker_ends import SettleCases
+from kernel.testing.conformance.broker_kit import BrokerKit, made, numbers
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 
 
@@ -22,7 +25,7 @@ def server() -> Iterator[RabbitProcess]:
         yield server
 
 
-class OnRabbit(BrokerConformance):
+class OnRabbit(BrokerKit):
     """All tests share a virtual host, on queues of names that nobody else uses."""
 
     server: RabbitProcess
@@ -45,14 +48,20 @@ class OnRabbit(BrokerConformance):
         return self.driver(BrokerConfig(url=self.url, settings=self.settings))
 
     def raw_depth(self, broker: Broker, queue: str) -> int:
-        return sum(sum(counts) for name, counts in self.server.queues().items() if queue in name)
+        facts = "[name, messages_ready, messages_unacknowledged]"
+        return int(
+            self.server.evaluate(
+                "lists:sum([R + U || [{_, {_, _, _, N}}, {_, R}, {_, U}] <- "
+                f'rabbit_amqqueue:info_all(<<"/">>, {facts}), binary:match(N, <<"{queue}">>) =/= nomatch])'
+            )
+        )
 
     def kill_connections(self, broker: Broker) -> bool:
         self.server.close_connections()
         return True
 
 
-class TestClassic(OnRabbit):
+class TestClassic(OnRabbit, BrokerConformance):
     settings: ClassVar[dict[str, str]] = {"broker_native_delayed_delivery_queue_type": "classic"}
 
     def new_queue(self, broker: Broker, prefix: str = "kit") -> str:
@@ -66,9 +75,16 @@ class QuorumBroker(AmqpBroker):
 
 
 @pytest.mark.slow
-class TestQuorum(OnRabbit):
+class TestQuorum(OnRabbit, SettleCases, LeaseCases):
     settings: ClassVar[dict[str, str]] = {
         "task_default_queue_type": "quorum",
         "broker_native_delayed_delivery_queue_type": "classic",
     }
     driver = QuorumBroker
+
+    def test_a_requeued_message_is_in_front_again(self, broker: Broker, queue: str) -> None:
+        # Quorum queues put it behind what waits already.
+        broker.publish(made(queue, 3))
+        consumer = self.consume(broker, queue)
+        self.give_up(consumer, self.one(consumer))
+        assert sorted(numbers(self.gather(consumer, 3))) == [0, 1, 2]

@@ -10,6 +10,7 @@ from kernel_lib_amqp import frames, tables
 from kernel_lib_amqp.frames import Frame, short
 from kernel_lib_amqp.wire import Wire
 
+_NUMBERS: Final = 1000
 _EMPTY_TABLE: Final = b"\0\0\0\0"
 _tag = struct.Struct(">Q").unpack_from
 _count = struct.Struct(">I").unpack_from
@@ -36,6 +37,8 @@ class Channel:
         wire.open_channel(number)
 
     def reopen(self) -> None:
+        """Under another number: of a channel that it has just closed, the server may not have seen the end itself."""
+        self.number = self.number % _NUMBERS + 1
         self.wire.open_channel(self.number)
 
     def close(self) -> None:
