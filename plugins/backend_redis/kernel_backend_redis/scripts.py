@@ -16,7 +16,6 @@ local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
 -- State and attempt of what stands. Documents of both systems begin with the state, so most are not read whole.
 local function standing(key)
   local head = redis.call('GETRANGE', key, 0, 160)
-  if head == '' then return nil, 0 end
   if string.byte(head) ~= 123 then return '\0', 0 end
   local state = string.match(head, '^{"status": "([^"\\]*)", ')
   if state then
@@ -29,19 +28,23 @@ local function standing(key)
   return 'PENDING', 0
 end
 
+-- With "NX" it is refused where something stands.
+local function set(key, document, ...)
+  if ARGV[1] == '0' then return redis.call('SET', key, document, ...) end
+  return redis.call('SET', key, document, 'PX', ARGV[1], ...)
+end
+
 local out = {}
 for i = 2, #ARGV, 4 do
-  local key, attempt = ARGV[i], tonumber(ARGV[i + 2])
-  local state, before = standing(key)
-  local wins = not state
-    or (state ~= '\0' and state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state]))
+  local key, document = ARGV[i], ARGV[i + 3]
+  local wins = set(key, document, 'NX')
+  if not wins then
+    local attempt, state, before = tonumber(ARGV[i + 2]), standing(key)
+    wins = state ~= '\0' and state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state])
+    if wins then set(key, document) end
+  end
   if wins then
-    if ARGV[1] == '0' then
-      redis.call('SET', key, ARGV[i + 3])
-    else
-      redis.call('SET', key, ARGV[i + 3], 'PX', ARGV[1])
-    end
-    redis.call('PUBLISH', key, ARGV[i + 3])
+    redis.call('PUBLISH', key, document)
     out[#out + 1] = 0
   else
     out[#out + 1] = redis.call('GET', key)
