@@ -57,6 +57,7 @@ class Publisher:
         The parcels are asked for while the first ones are under way already.
         """
         self.wire.refuse_blocked(timeout)
+        parcels = iter(parcels)
         batch = _Batch(self._sent)
         try:
             self._send(parcels, batch)
@@ -64,11 +65,11 @@ class Publisher:
                 return [STORED] * len(batch.parcels)
             self._await(batch, timeout)
         except ChannelClosed as exc:
+            batch.add_all(parcels)
             return self._one_by_one(batch, exc, timeout)
         except errors.OperationalError as exc:
             self.wire.sever(str(exc))
-            for parcel in parcels:
-                batch.add(parcel)
+            batch.add_all(parcels)
             return batch.outcomes(str(exc))
         if batch.left:
             why = self.wire.blocked and f"; {self.wire.shown} takes no messages: {self.wire.blocked}"
@@ -148,6 +149,11 @@ class _Batch:
         self.parcels.append(parcel)
         self._answers.append(None)
         self.left += 1
+
+    def add_all(self, parcels: Iterable[Parcel]) -> None:
+        """Those that were not sent any more."""
+        for parcel in parcels:
+            self.add(parcel)
 
     def confirm(self, tag: int, *, multiple: bool, stored: bool) -> None:
         at = tag - self._first - 1
