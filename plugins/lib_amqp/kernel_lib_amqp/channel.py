@@ -37,7 +37,7 @@ class Channel:
         wire.open_channel(number)
 
     def reopen(self) -> None:
-        """Under another number: of a channel that it has just closed, the server may not have seen the end itself."""
+        """Under another number, so that nothing which is still under way is taken for the new one's."""
         self.number = self.number % _NUMBERS + 1
         self.wire.open_channel(self.number)
 

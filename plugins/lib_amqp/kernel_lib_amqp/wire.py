@@ -203,6 +203,8 @@ class Wire:
             elif method == frames.CONNECTION_UNBLOCKED:
                 self.blocked = ""
             return True
+        if method != frames.CHANNEL_CLOSE:
+            return False
         code, (text, _) = _code(args)[0], frames.read_short(args, 2)
         self._closed_channels[channel] = ChannelClosed(f"{self.shown}: {text} ({code})", channel=channel, code=code)
         self.send(frames.method(channel, frames.CHANNEL_CLOSE_OK))
