@@ -57,7 +57,7 @@ class AmqpConsumer:
         self._turn = 0
         self._woken = threading.Event()
         self._is_closed = False
-        self._unsure: set[str] = set()
+        self._has_lost = False
         self._fetched_at = time.monotonic()
         self._guard = Guard(
             options.lease,
@@ -99,6 +99,7 @@ class AmqpConsumer:
         if line is not None and line.alive:
             return line
         if line is not None:
+            self._has_lost = self._has_lost or any(not claim.done for claim in line.unsettled.values())
             line.wire.close()
             self._line = None
         shared = self._shared
@@ -167,6 +168,7 @@ class AmqpConsumer:
     def _step(self, line: Line, limit: int, max_bytes: int, end: float) -> list[Delivery] | None:
         """What is there, when something is or the time is over; else None, after a wait."""
         if self._guard.hand_over_due:
+            self._guard.hand_over_due = False
             self._hand_over(line)
         self._dispatch(line, line.wire.read(0))
         self._demand(line, limit, max_bytes)
@@ -426,7 +428,8 @@ class AmqpConsumer:
         if self._is_closed:
             return False
         line = self._line
-        held = line is not None and line.alive and not self._guard.lapsed
+        held = line is not None and line.alive and not self._guard.lapsed and not self._has_lost
+        self._has_lost = False
         self._guard.renewed()
         return held
 
