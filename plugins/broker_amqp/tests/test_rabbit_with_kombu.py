@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 import uuid
@@ -9,19 +10,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import kombu
 import pytest
 from kernel_broker_amqp import AmqpBroker
-from kombu.transport.native_delayed_delivery import (
-    bind_queue_to_native_delayed_delivery_exchange,
-    calculate_routing_key,
-    declare_native_delayed_delivery_exchanges_and_queues,
-    level_name,
-)
 
 from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, PublishState, QueueSpec
 from kernel.message import Message, Publication
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
+
+kombu: Any = importlib.import_module("kombu")
+native: Any = importlib.import_module("kombu.transport.native_delayed_delivery")
 
 HEADERS: dict[str, Any] = {
     "lang": "py",
@@ -63,7 +60,7 @@ def broker(server: RabbitProcess) -> Iterator[AmqpBroker]:
 
 
 @pytest.fixture
-def connection(server: RabbitProcess) -> Iterator[kombu.Connection]:
+def connection(server: RabbitProcess) -> Iterator[Any]:
     with kombu.Connection(server.url) as connection:
         yield connection
 
@@ -79,7 +76,7 @@ def one(broker: AmqpBroker, queue: str, seconds: float = 15) -> Delivery:
     return delivery
 
 
-def test_what_kombu_wrote_is_read_as_it_was(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_what_kombu_wrote_is_read_as_it_was(broker: AmqpBroker, connection: Any, name: str) -> None:
     queue = kombu.Queue(name, kombu.Exchange(name, "direct"), routing_key=name)
     kombu.Producer(connection).publish(
         BODY, exchange=queue.exchange, routing_key=name, headers=HEADERS, declare=[queue], priority=4,
@@ -96,7 +93,7 @@ def test_what_kombu_wrote_is_read_as_it_was(broker: AmqpBroker, connection: komb
     assert (message.id, message.task, message.priority) == (HEADERS["id"], "shop.add", 4)
 
 
-def test_what_we_wrote_is_read_by_kombu(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_what_we_wrote_is_read_by_kombu(broker: AmqpBroker, connection: Any, name: str) -> None:
     broker.declare([QueueSpec(name)])
     properties = {"delivery_mode": 2, "priority": 0, "correlation_id": HEADERS["id"], "reply_to": "me"}
     sent = Message(HEADERS, BODY, content_type="application/json", properties=properties)
@@ -109,7 +106,7 @@ def test_what_we_wrote_is_read_by_kombu(broker: AmqpBroker, connection: kombu.Co
     got.ack()
 
 
-def test_a_celery_queue_is_left_as_it_was_declared(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_a_celery_queue_is_left_as_it_was_declared(broker: AmqpBroker, connection: Any, name: str) -> None:
     kombu.Queue(name, max_priority=7, queue_arguments={"x-message-ttl": 600_000})(connection).declare()
     broker.declare([QueueSpec(name)])
     sent = Message({"id": "1", "task": "t"}, b"[]", content_type="application/json")
@@ -117,19 +114,19 @@ def test_a_celery_queue_is_left_as_it_was_declared(broker: AmqpBroker, connectio
     assert one(broker, name).message.id == "1"
 
 
-def test_a_delay_of_celerys_reaches_us(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_a_delay_of_celerys_reaches_us(broker: AmqpBroker, connection: Any, name: str) -> None:
     exchange = kombu.Exchange(name, "topic")
     queue = kombu.Queue(name, exchange, routing_key=name)
     queue(connection).declare()
-    declare_native_delayed_delivery_exchanges_and_queues(connection, "classic")
-    bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+    native.declare_native_delayed_delivery_exchanges_and_queues(connection, "classic")
+    native.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
     due = time.time() + 2
     # Ours is on the same rungs, bound to the same queue, and comes once.
     sent = Message({"id": "ours", "task": "t"}, b"[]", content_type="application/json")
     assert broker.publish([Publication(sent, name, due=due)])[0].state is PublishState.STORED
     kombu.Producer(connection).publish(
-        BODY, exchange=kombu.Exchange(level_name(27), "topic"), routing_key=calculate_routing_key(2, name),
-        headers=HEADERS, content_type="application/json", content_encoding="utf-8",
+        BODY, exchange=kombu.Exchange(native.level_name(27), "topic"),
+        routing_key=native.calculate_routing_key(2, name), headers=HEADERS, content_type="application/json", content_encoding="utf-8",
     )  # fmt: skip
     consumer = broker.consume([name], ConsumeOptions(owner="kombu"))
     found: list[str] = []
@@ -141,7 +138,7 @@ def test_a_delay_of_celerys_reaches_us(broker: AmqpBroker, connection: kombu.Con
     assert not consumer.fetch(5, 1 << 30, 0.5)
 
 
-def test_an_eta_in_the_queue_itself_is_waited_for(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_an_eta_in_the_queue_itself_is_waited_for(broker: AmqpBroker, connection: Any, name: str) -> None:
     due = datetime.now(UTC) + timedelta(seconds=1.2)
     headers = {**HEADERS, "eta": due.isoformat()}
     queue = kombu.Queue(name)
@@ -155,7 +152,7 @@ def test_an_eta_in_the_queue_itself_is_waited_for(broker: AmqpBroker, connection
     assert (delivery.starts, delivery.seen) == (0, False)
 
 
-def test_pidbox_hears_our_broadcasts(broker: AmqpBroker, connection: kombu.Connection, name: str) -> None:
+def test_pidbox_hears_our_broadcasts(broker: AmqpBroker, connection: Any, name: str) -> None:
     queue = kombu.Queue("", kombu.Exchange(name, "fanout", durable=False), exclusive=True, durable=False)(connection)
     queue.declare()
     listener = broker.subscribe(name)
