@@ -58,6 +58,8 @@ class AmqpConsumer:
         self._woken = threading.Event()
         self._is_closed = False
         self._has_lost = False
+        """A line with claims was lost, and no renewal has said so yet."""
+        self._told: Line | None = None
         self._fetched_at = time.monotonic()
         self._guard = Guard(
             options.lease,
@@ -99,7 +101,9 @@ class AmqpConsumer:
         if line is not None and line.alive:
             return line
         if line is not None:
-            self._has_lost = self._has_lost or any(not claim.done for claim in line.unsettled.values())
+            if line is not self._told and any(not claim.done for claim in line.unsettled.values()):
+                self._has_lost = True
+            self._told = None
             line.wire.close()
             self._line = None
         shared = self._shared
@@ -430,6 +434,8 @@ class AmqpConsumer:
         line = self._line
         held = line is not None and line.alive and not self._guard.lapsed and not self._has_lost
         self._has_lost = False
+        if not held:
+            self._told = line
         self._guard.renewed()
         return held
 

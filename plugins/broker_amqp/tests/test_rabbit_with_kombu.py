@@ -125,9 +125,13 @@ def test_a_delay_of_celerys_reaches_us(broker: AmqpBroker, connection: Any, name
     sent = Message({"id": "ours", "task": "t"}, b"[]", content_type="application/json")
     assert broker.publish([Publication(sent, name, due=due)])[0].state is PublishState.STORED
     kombu.Producer(connection).publish(
-        BODY, exchange=kombu.Exchange(native.level_name(27), "topic"),
-        routing_key=native.calculate_routing_key(2, name), headers=HEADERS, content_type="application/json", content_encoding="utf-8",
-    )  # fmt: skip
+        BODY,
+        exchange=kombu.Exchange(native.level_name(27), "topic"),
+        routing_key=native.calculate_routing_key(2, name),
+        headers=HEADERS,
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
     consumer = broker.consume([name], ConsumeOptions(owner="kombu"))
     found: list[str] = []
     deadline = time.monotonic() + 15
