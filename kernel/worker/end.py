@@ -300,10 +300,11 @@ def _stores(life: Life, *, errors_too: bool = False) -> bool:
 
 
 def encode_error(app: Kernel, error: BaseException) -> tuple[bytes, str, str]:
-    """An exception as a stored result. A serializer that keeps objects keeps the exception itself, if it can."""
+    """An exception as a stored result. A serializer that keeps objects keeps the exception itself, if it can; those of
+    ours are data always, which Celery's readers take for their own of the same name."""
     codecs = app.codecs
     serializer = codecs.serializer(codecs.result_serializer)
-    if not serializer.safe:
+    if not serializer.safe and type(error).__module__ != errors.__name__:
         try:
             data = codecs.encode_result(error)
             if isinstance(serializer.loads(data[0]), type(error)):

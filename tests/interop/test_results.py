@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,34 @@ def test_both_put_the_same_prefix_in_front_of_their_keys(way: Way) -> None:
     way.runner.store(task, PLAIN, "SUCCESS", app="prefixed")
     assert way.sender.get(task, 5, app="prefixed") == PLAIN
     assert way.sender.look(task)["state"] == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("combination", "serializer", "compression"), [("redis+redis", "pickle", "zlib"), ("amqp+rpc", "pickle", None)]
+)
+def test_workers_that_keep_results_otherwise(
+    request: pytest.FixtureRequest, celery_python: Path, tmp_path: Path, combination: str, serializer: str,
+    compression: str | None,
+) -> None:  # fmt: skip
+    """Through workers, and to callers who keep theirs alike."""
+    settings = {"result_serializer": serializer, "result_compression": compression}
+    variables = {"INTEROP_RESULTS": serializer, **({"INTEROP_PRESS": compression} if compression else {})}
+    node = partial(request.getfixturevalue, "rabbit")
+    with addresses(combination, node) as urls, parties(celery_python, tmp_path, *urls) as pair:
+        sides = (pair.theirs, pair.ours)
+        pair.workers = tuple(side.worker(side.queue, **variables).start() for side in sides)
+        try:
+            for worker in pair.workers:
+                worker.wait_ready()
+            for sender, runner in (sides, sides[::-1]):
+                sender.configure("alike", **settings)
+                options = {"app": "alike", "queue": runner.queue, "serializer": "pickle"}
+                task = sender.send("shop.echo", {1, 2}, kwargs=PLAIN, **options)
+                assert sender.get(task, app="alike") == {"side": runner.name, "args": [{1, 2}], "kwargs": PLAIN}
+                task = sender.send("shop.fail", "shop", **options)
+                assert sender.error(task, app="alike")[:3] == ("bodies", "ShopError", ["sold out", 404])
+                task = sender.send("shop.hop", 1, [runner.queue], [], **options)
+                assert sender.get(task, app="alike") == [f"{runner.name}:0", f"{runner.name}:1"]
+        finally:
+            for worker in pair.workers:
+                worker.stop()

@@ -19,6 +19,8 @@ def make(name: str, broker: str, backend: str, **settings: Any) -> Kernel:
         "accept_content": FORMATS,
         "result_extended": True,
         "task_track_started": True,
+        "result_serializer": os.environ.get("INTEROP_RESULTS", "json"),
+        "result_compression": os.environ.get("INTEROP_PRESS"),
         "task_default_queue": bodies.OURS,
         "worker_lease": 2.0,
         **settings,

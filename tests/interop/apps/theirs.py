@@ -19,6 +19,8 @@ def make(name: str, **settings: Any) -> Celery:
         accept_content=FORMATS,
         result_extended=True,
         task_track_started=True,
+        result_serializer=os.environ.get("INTEROP_RESULTS", "json"),
+        result_compression=os.environ.get("INTEROP_PRESS"),
         task_default_queue=bodies.THEIRS,
         task_create_missing_queues=True,
         broker_connection_retry_on_startup=True,
