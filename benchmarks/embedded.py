@@ -6,7 +6,6 @@ Everything is in one process here, so each task proves that it ran by an entry i
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -14,13 +13,16 @@ from pathlib import Path
 
 from benchmarks import marks, ours
 from benchmarks.tasks import make
+from kernel.worker import logs
+from kernel.worker.options import LogOptions
 from kernel.worker.worker import Worker
 
 
 def main(count: int) -> int:
     path = Path(os.environ["BENCH_MARKS"])
-    logging.basicConfig(level=logging.INFO, filename=path.with_name("worker.log"))
     app = make()
+    # The log of a worker as shipped, to a file.
+    logs.set_up(LogOptions(level="INFO", file=str(path.with_name("worker.log"))), app.conf, process="embedded")
     ran: list[tuple[int, float]] = []
 
     def note(number: int) -> None:

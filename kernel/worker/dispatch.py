@@ -102,8 +102,7 @@ class Dispatcher:
     def _next_batch(self) -> list[Item]:
         total = self._executors.slots
         free = total - self._ledger.sent_alone - self._preparing
-        short_sent = self._ledger.sent - self._ledger.sent_alone
-        short_free = self._pace.sent(free) - short_sent if free > 0 else 0
+        short_free = self._short_free(free)
         first = self.ready.pop(lambda item: short_free > 0 if self._may_share(item) else free > 0)
         if first is None:
             return []
@@ -120,6 +119,15 @@ class Dispatcher:
             item.sent_alone = False
             batch.append(item)
         return batch
+
+    def _short_free(self, free: int) -> int:
+        """How many short tasks may go now. While the children have enough to do, few are not worth a datagram: that
+        goes for the ends, too, which come back as they were sent."""
+        if free <= 0:
+            return 0
+        most = self._pace.sent(free)
+        room = most - (self._ledger.sent - self._ledger.sent_alone)
+        return room if room >= min(slots.TOGETHER, most // 4) else 0
 
     def _may_share(self, item: Item) -> bool:
         alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None

@@ -205,8 +205,9 @@ def _failure_records(
     records = [_record(life, outcome, data, publications)]
     for item in life.request.chain or ():
         # Nobody will run the rest of the chain, and somebody may wait for its end.
-        options = item.get("options")
-        task_id = options.get("task_id") if isinstance(options, dict) else None
+        given = item.get("options")
+        options = given if isinstance(given, dict) else {}
+        task_id = options.get("task_id")
         if isinstance(task_id, str) and outcome.state == states.FAILURE:
             records.append(
                 Record(
