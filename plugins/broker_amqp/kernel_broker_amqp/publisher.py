@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import threading
@@ -16,6 +17,8 @@ from kernel_lib_amqp.frames import Frame
 
 from kernel import errors
 from kernel.interfaces.broker import STORED, PublishOutcome, PublishState
+
+_log = logging.getLogger("kernel.amqp")
 
 _KEPT: Final = 8
 """Connections that are kept for the next call; more are made while that many are in use."""
@@ -46,7 +49,10 @@ class Publisher:
     def usable(self) -> bool:
         """Whether the connection stands, as far as can be seen without asking."""
         with suppress(errors.OperationalError):
-            self.wire.take()
+            while found := self.wire.read(0):
+                # With confirms every return was met in its batch; without, this is where they are heard of.
+                if not self._confirms and (lost := sum(frame[1] == frames.BASIC_RETURN for frame in found)):
+                    _log.warning("%s: no queue took %d messages; they are lost", self.wire.shown, lost)
             self.wire.check(self._channel.number)
             return self.wire.lost is None
         return False

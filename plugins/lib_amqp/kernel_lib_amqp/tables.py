@@ -40,8 +40,13 @@ def _fields(table: Mapping[str, Any], depth: int) -> bytes:
         raise ValueError(f"a table is nested deeper than {_DEPTH}")
     parts: list[bytes] = []
     for name, value in table.items():
-        parts.append(_name(name))
-        parts.append(_value(value, depth))
+        if value is None:
+            parts.append(_nothing(name))
+        elif type(value) is str:
+            raw = _encode(value)
+            parts += (_text_name(name), _pack_long(len(raw)), raw)
+        else:
+            parts += (_name(name), _value(value, depth))
     return b"".join(parts)
 
 
@@ -53,12 +58,29 @@ def _name(name: str) -> bytes:
     return bytes((len(raw),)) + raw
 
 
+@lru_cache(1024)
+def _nothing(name: str) -> bytes:
+    return _name(name) + b"V"
+
+
+@lru_cache(1024)
+def _text_name(name: str) -> bytes:
+    return _name(name) + b"S"
+
+
+def _encode(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+
+
 def _value(value: Any, depth: int) -> bytes:
     kind = type(value)
     if value is None:
         return b"V"
     if kind is str:
-        raw: bytes = value.encode("utf-8", "surrogatepass")
+        raw = _encode(value)
         return b"S" + _pack_long(len(raw)) + raw
     if kind is bool:
         return b"t\x01" if value else b"t\x00"
