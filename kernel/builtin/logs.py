@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import reprlib
 from collections.abc import Sequence
@@ -135,6 +136,7 @@ def _joined(items: Sequence[str], count: int) -> str:
     return f"{{{', '.join(items)}{', ...' if count > len(items) else ''}}}"
 
 
+@functools.cache  # limits are few: they come from the options of tasks
 def _bounded_repr(limit: int) -> reprlib.Repr:
     shortener = _Repr()
     shortener.maxlevel = 4

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kernel.worker")
 
-_HOLD_SECONDS: Final = 0.001
+_HOLD_SECONDS: Final = 0.003
 _SOON_SECONDS: Final = 0.002
 _LATE_SECONDS: Final = 0.01
 """When the thread looks for ends that the next task keeps waiting. A thread that woke more often would take the
@@ -87,8 +87,8 @@ class Outbox:
         self._oldest = 0.0
 
     def add(self, ending: Ending, *, more_soon: bool, early_ack: bool = False) -> None:
-        """Carry out `ending`, now or, when `more_soon`, within about a millisecond (ten behind a task that should
-        have been short and is not).
+        """Carry out `ending`, now or, when `more_soon`, within about three milliseconds (ten behind a task that
+        should have been short and is not).
 
         A message that was acknowledged early has no settlement left that its records could travel with.
         """
