@@ -209,12 +209,16 @@ class Outbox:
             raise again
 
     def _insist(self, step: Callable[[], _T], for_ever: bool) -> _T:
-        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it."""
+        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it.
+
+        Settings that a server refuses (a login that was changed under us, a database that is not there) are no fault
+        of the task whose end this is: who mends them finds it here, or in the queue, not among the dead letters.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:
                 return step()
-            except (errors.OperationalError, errors.BackendError) as exc:
+            except (errors.OperationalError, errors.BackendError, errors.ImproperlyConfigured) as exc:
                 if not for_ever and not self._valid():
                     raise _GivenUp(str(exc)) from exc
                 _log.warning("an end cannot be stored yet, next try in %.2fs: %s", pause, exc)

@@ -114,6 +114,14 @@ def test_one_that_was_acknowledged_early_is_never_given_up(bench: Bench) -> None
     assert [record.id for record in bench.stored] == ["id1"]
 
 
+def test_a_login_that_is_refused_for_a_while_makes_no_dead_letters(bench: Bench) -> None:
+    failures = iter([errors.ImproperlyConfigured("refused the login"), None])
+    bench.store_error = lambda _: next(failures)
+    add(bench, ending(1))
+    assert [item.verdict for item in bench.delivered] == [Verdict.ACK]
+    assert [record.id for record in bench.stored] == ["id1"]
+
+
 def test_one_that_cannot_be_stored_takes_no_other_with_it(bench: Bench) -> None:
     bench.store_error = lambda records: TypeError("odd") if any(item.id == "id2" for item in records) else None
     add(bench, ending(1), ending(2), ending(3))
