@@ -368,7 +368,7 @@ def test_several_urls_and_urls_for_reading() -> None:
 
 
 def test_a_missing_driver_is_told_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(table.DRIVERS["brokers"], "later", ("kernel-broker-later", "later"))  # type: ignore[arg-type]
+    monkeypatch.setitem(table.DRIVERS["brokers"], "later", ("kernel-broker-later", "later"))
     app = Kernel("tests", broker="later://localhost")
     with pytest.raises(errors.DriverNotInstalled, match="pip install"):
         app.send_task("x")
