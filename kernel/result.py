@@ -119,6 +119,11 @@ class AsyncResult(Generic[R_co]):
     def task_id(self) -> str:
         return self.id
 
+    @property
+    def known(self) -> bool:
+        """Whether its end was seen already, or none will be: then waiting for it costs no I/O."""
+        return self._record is not None or self.ignored
+
     # --- waiting --------------------------------------------------------------------------------------------
 
     def get(
@@ -271,7 +276,7 @@ class AsyncResult(Generic[R_co]):
         return self._load() is not None
 
     @property
-    def children(self) -> list[AsyncResult[Any]] | None:
+    def children(self) -> list[Any] | None:
         """The results of the tasks that this one called; None when it called none or has not ended."""
         record = self._load()
         if record is None or record.children is None:
@@ -434,10 +439,9 @@ class AsyncResult(Generic[R_co]):
 class EagerResult(Generic[R_co]):
     """The result of a task that ran in this process; always ready."""
 
-    __slots__ = ("__weakref__", "_result", "_state", "_traceback", "id", "name")
+    __slots__ = ("__weakref__", "_result", "_state", "_traceback", "id", "name", "parent")
 
     ignored = False
-    parent = None
     children = None
 
     def __init__(
@@ -448,6 +452,7 @@ class EagerResult(Generic[R_co]):
         self._state = state
         self._traceback = traceback
         self.name = name
+        self.parent: EagerResult[Any] | None = None
 
     def get(
         self,
@@ -550,31 +555,55 @@ class EagerResult(Generic[R_co]):
         return EagerResult, (self.id, self._result, self._state, self._traceback, self.name)
 
 
-def result_from_tuple(data: Any, app: Kernel | None = None) -> AsyncResult[Any]:
-    """The result that `as_tuple` described. Raises ValueError for anything else."""
+def result_from_tuple(data: Any, app: Kernel | None = None) -> Any:
+    """The result that `as_tuple` described, an `AsyncResult` or a `GroupResult`. Raises ValueError for anything
+    else."""
     if isinstance(data, AsyncResult):
         return data
-    parents: list[str] = []
+    chain: list[tuple[str, Any]] = []
     node = data
     while node is not None:
         if isinstance(node, str):
-            parents.append(node)
+            chain.append((node, None))
             break
         head = node[0] if isinstance(node, Sequence) and len(node) == 2 else None
         if isinstance(head, str):
             head = (head, None)
         if head is None or len(head) != 2 or not isinstance(head[0], str):
-            raise ValueError(f"a result is stored as [[id, parent], null]; got {data!r:.80}")
-        if node[1] is not None:
-            raise ValueError(f"{head[0]!r:.80} is the result of a group, which this version cannot read")
-        parents.append(head[0])
+            raise ValueError(f"a result is stored as [[id, parent], members or null]; got {data!r:.80}")
+        chain.append((head[0], node[1]))
         node = head[1]
-    result: AsyncResult[Any] | None = None
-    for task_id in reversed(parents):
-        result = AsyncResult(task_id, app=app, parent=result)
-    if result is None:
-        raise ValueError(f"a result is stored as [[id, parent], null]; got {data!r:.80}")
+    if not chain:
+        raise ValueError(f"a result is stored as [[id, parent], members or null]; got {data!r:.80}")
+    result: Any = None
+    for result_id, members in reversed(chain):
+        if members is None:
+            result = AsyncResult(result_id, app=app, parent=result)
+        else:
+            result = _group_of(result_id, members, result, app)
     return result
+
+
+def refresh(results: Sequence[Any]) -> None:
+    """Look once for the ends of all these results that have not been seen, in as few round trips as there are backends
+    (one, as a rule)."""
+    unknown: dict[int, tuple[Backend, list[AsyncResult[Any]]]] = {}
+    for result in results:
+        if isinstance(result, AsyncResult) and result._record is None and not result.ignored:
+            backend = result.backend
+            unknown.setdefault(id(backend), (backend, []))[1].append(result)
+    for backend, waiting in unknown.values():
+        for result, record in zip(waiting, backend.load([result.id for result in waiting]), strict=True):
+            if record is not None and record.state in states.READY_STATES:
+                result._keep(record)
+
+
+def _group_of(group_id: str, members: Any, parent: Any, app: Kernel | None) -> Any:
+    from kernel.groupresult import GroupResult
+
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        raise ValueError(f"the members of group {group_id!r} are {members!r:.80}; a list of results is needed")
+    return GroupResult(group_id, [result_from_tuple(member, app) for member in members], parent=parent, app=app)
 
 
 def children_text(children: Iterable[Any]) -> str:

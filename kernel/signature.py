@@ -1,16 +1,21 @@
 """`Signature`: a call as data, to be sent later or by somebody else (as a link).
 
 It is a dictionary of JSON values with the keys that Celery's signatures have (`task`, `args`, `kwargs`,
-`options`, `subtask_type`, `immutable`), and travels inside messages as such.
+`options`, `subtask_type`, `immutable`), and travels inside messages as such. Signatures of several calls are in
+`kernel.canvas`; which class reads a dictionary follows from its `subtask_type`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+import importlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from kernel import errors
+from kernel.call import Call
+from kernel.naming import new_id
 from kernel.request import current_request
 
 if TYPE_CHECKING:
@@ -21,9 +26,29 @@ if TYPE_CHECKING:
     from kernel.task import Task
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T", bound="Signature[Any]")
 
 # Options that call-time values do not override: they say which group a signature was frozen into.
 _FROZEN_OPTIONS: Final = frozenset({"group_id", "stamped_headers"})
+
+# The primitives, by the type in their dictionaries: loaded when one is met.
+_PRIMITIVES: Final[Mapping[str, str]] = {
+    "chain": "chains",
+    "group": "groups",
+    "xmap": "maps",
+    "xstarmap": "maps",
+    "chunks": "maps",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where calls come from: the task that makes them, if any, and who waits for what comes of them."""
+
+    root_id: str | None = None
+    parent_id: str | None = None
+    reply_to: str | None = None
+    redelivered: bool = False
 
 
 class Signature(dict[str, Any], Generic[R_co]):
@@ -32,6 +57,11 @@ class Signature(dict[str, Any], Generic[R_co]):
     Arguments given when it is called are put in front of the stored ones; keyword arguments and options given
     then win over stored ones. An immutable signature takes no more arguments.
     """
+
+    composite: ClassVar[bool] = False
+    """Whether it means more than one call, or one that is worked out when it is sent."""
+    types: ClassVar[dict[str, type[Signature[Any]]]] = {}
+    """Classes of the program's own by the type in their dictionaries: `register_type` fills it, as classes are made."""
 
     _app: Kernel | None = None
     rewrites: bool = False
@@ -49,6 +79,10 @@ class Signature(dict[str, Any], Generic[R_co]):
         **more_options: Any,
     ) -> None:
         if isinstance(task, Mapping):
+            if task.get("subtask_type") is not None:
+                raise errors.InvalidTaskError(
+                    f"a {task['subtask_type']!r:.40} is more than one call: Signature.from_dict reads it"
+                )
             super().__init__(_checked(task))
         else:
             name = task if isinstance(task, str) else task.name
@@ -66,8 +100,39 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], app: Kernel | None = None) -> Signature[Any]:
-        """The signature that `data` describes. Raises `InvalidTaskError` when it describes none."""
-        return cls(data, app=app)
+        """The signature that `data` describes, of the class that its `subtask_type` names.
+
+        Raises `InvalidTaskError` when it describes none.
+        """
+        kind = data.get("subtask_type")
+        home = cls if kind is None else _class_of(kind, data)
+        own = home.__dict__.get("from_dict")
+        if own is not None and home is not cls and home is not Signature:
+            found: Signature[Any] = home.from_dict(data, app)
+            return found
+        return home.of_data(data, app)
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any], app: Kernel | None = None) -> Self:
+        """One of exactly this class. Raises `InvalidTaskError`."""
+        made = dict.__new__(cls)
+        dict.__init__(made, _checked(data))
+        made._app = app
+        made._read()
+        return made
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[type[T]], type[T]]:
+        """Decorator of a subclass: dictionaries whose `subtask_type` is `name` (the class's by default) become it."""
+
+        def register(kind: type[T]) -> type[T]:
+            cls.types[name or kind.__name__] = kind
+            return kind
+
+        return register
+
+    def _read(self) -> None:
+        """What is to be done when the dictionary is there."""
 
     # --- what it says ---------------------------------------------------------------------------------------
 
@@ -152,7 +217,7 @@ class Signature(dict[str, Any], Generic[R_co]):
         data["args"] = tuple(self.args if args is None else args)
         data["kwargs"] = dict(self.kwargs if kwargs is None else kwargs)
         data["options"] = copy.deepcopy(self.options) if options is None else dict(options)
-        return type(self)(data, app=self._app)
+        return self.of_data(data, self._app)
 
     def merged(
         self,
@@ -180,16 +245,62 @@ class Signature(dict[str, Any], Generic[R_co]):
     def set_immutable(self, immutable: bool) -> None:
         self["immutable"] = immutable
 
-    def freeze(self, task_id: str | None = None, **lineage: Any) -> result_module.AsyncResult[R_co]:
-        """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset."""
-        from kernel.naming import new_id
+    def freeze(
+        self,
+        task_id: str | None = None,
+        group_id: str | None = None,
+        chord: Mapping[str, Any] | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+        *,
+        ids: Callable[[], str] = new_id,
+        **lineage: Any,
+    ) -> Any:
+        """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset.
 
+        `ids` makes the ids that are not given. Returns the result it will have.
+        """
         options = self.options
-        frozen: str = options.setdefault("task_id", task_id or new_id())
-        for name, value in lineage.items():
+        frozen: str = options.get("task_id") or task_id or ids()
+        options["task_id"] = frozen
+        given = {"group_id": group_id, "chord": chord, "root_id": root_id, "parent_id": parent_id}
+        for name, value in {**given, "group_index": group_index, **lineage}.items():
             if value is not None:
                 options.setdefault(name, value)
-        return self.app.AsyncResult(frozen, task_name=self.task)
+        result = self.app.AsyncResult(frozen, task_name=self.task)
+        ignored = options.get("ignore_result")
+        if ignored is None:
+            task = self.app.tasks.get(self.task)
+            ignored = task is not None and task.ignore_result
+        result.ignored = bool(ignored)
+        return result
+
+    def ids(self) -> list[str]:
+        """The ids of all its tasks, once it is frozen."""
+        return [] if self.id is None else [self.id]
+
+    def calls(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        lineage: Lineage,
+    ) -> list[Call]:
+        """What is to be published first of all, with these arguments and options added."""
+        given = {"reply_to": lineage.reply_to, **(options or {})}
+        return [
+            Call.from_signature(
+                self,
+                args,
+                kwargs,
+                root_id=lineage.root_id,
+                parent_id=lineage.parent_id,
+                redelivered=lineage.redelivered,
+                **{name: value for name, value in given.items() if value is not None},
+            )
+        ]
 
     # --- links ----------------------------------------------------------------------------------------------
 
@@ -221,6 +332,22 @@ class Signature(dict[str, Any], Generic[R_co]):
         self.options[option] = links
         return signature
 
+    # --- putting together -----------------------------------------------------------------------------------
+
+    def __or__(self, other: Any) -> Signature[Any]:  # type: ignore[override]
+        """``a | b``: `b` is called with what `a` returned. Raises NotImplementedError where that needs a chord."""
+        from kernel.canvas.chains import join
+
+        following = maybe_signature(other, self._app)
+        return join(self, following) if isinstance(following, Signature) else NotImplemented
+
+    def __ior__(self, other: Any) -> Signature[Any]:  # type: ignore[override]
+        return self.__or__(other)
+
+    def __ror__(self, other: Any) -> Signature[Any]:  # type: ignore[override]
+        before = maybe_signature(other, self._app)
+        return before.__or__(self) if isinstance(before, Signature) else NotImplemented
+
     # --- calling --------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> R_co:
@@ -242,6 +369,24 @@ class Signature(dict[str, Any], Generic[R_co]):
         if task is None:
             return app.send_task(self.task, new_args, new_kwargs, **new_options)
         return task.apply_async(new_args, new_kwargs, **new_options)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> result_module.AsyncResult[R_co]:
+        """`delay` for coroutines."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> result_module.AsyncResult[R_co]:
+        """`apply_async` for coroutines. Raises `NotRegistered`."""
+        new_args, new_kwargs, new_options = self.merged(args or (), kwargs, options)
+        return await self.type.aapply_async(new_args, new_kwargs, **new_options)
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        """``await signature``: publish, and wait for the value."""
+        return self._run().__await__()
+
+    async def _run(self) -> R_co:
+        return await (await self.aapply_async())
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -269,10 +414,31 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The app stays behind: it is no data, and the other side has its own.
-        return Signature, (dict(self),)
+        return Signature.from_dict, (dict(self),)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R_co]:
-        return Signature(copy.deepcopy(dict(self), memo), app=self._app)
+    def __copy__(self) -> Self:
+        return self.of_data(self, self._app)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.of_data(copy.deepcopy(dict(self), memo), self._app)
+
+
+def signature(
+    task: str | Task[Any, Any] | Mapping[str, Any],
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    app: Kernel | None = None,
+    **options: Any,
+) -> Signature[Any]:
+    """A call as data: of a name, of a task, or what a dictionary describes; of a signature, a clone.
+
+    Arguments and options given with a dictionary or a signature are added as `clone` adds them.
+    """
+    if isinstance(task, Mapping):
+        found = task if isinstance(task, Signature) else Signature.from_dict(task, app)
+        return found.clone(args or (), kwargs, **options)
+    return Signature(task, args, kwargs, app=app, **options)
 
 
 def maybe_signature(data: Any, app: Kernel | None = None) -> Any:
@@ -305,10 +471,6 @@ def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
     name = data.get("task")
     if not isinstance(name, str) or not name:
         raise errors.InvalidTaskError(f"a signature needs the name of its task under 'task'; got {name!r:.80}")
-    if data.get("subtask_type") is not None:
-        raise errors.InvalidTaskError(
-            f"the signature of {name!r} is of type {data['subtask_type']!r:.40}; only calls of one task can be linked"
-        )
     args, kwargs, options = data.get("args") or (), data.get("kwargs") or {}, data.get("options") or {}
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping) or not isinstance(options, Mapping):
         raise errors.InvalidTaskError(
@@ -319,6 +481,20 @@ def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
         "args": tuple(args),
         "kwargs": dict(kwargs),
         "options": dict(options),
-        "subtask_type": None,
+        "subtask_type": data.get("subtask_type"),
         "immutable": bool(data.get("immutable", False)),
     }
+
+
+def _class_of(kind: Any, data: Mapping[str, Any]) -> type[Signature[Any]]:
+    known = Signature.types.get(kind) if isinstance(kind, str) else None
+    if known is not None:
+        return known
+    home = _PRIMITIVES.get(kind) if isinstance(kind, str) else None
+    if home is None:
+        raise errors.InvalidTaskError(
+            f"the signature of {data.get('task')!r:.80} is of type {kind!r:.40}; known are "
+            f"{', '.join(sorted({*_PRIMITIVES, *Signature.types}))}"
+        )
+    found: type[Signature[Any]] = getattr(importlib.import_module(f"kernel.canvas.{home}"), kind)
+    return found

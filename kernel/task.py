@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kernel import result as result_module
     from kernel.app import Kernel
+    from kernel.canvas.maps import chunks, xmap, xstarmap
     from kernel.interfaces.backend import Backend
     from kernel.options import CallOptions, Expiry
 
@@ -313,6 +314,24 @@ class Task(Generic[P, R_co]):
     def si(self, *args: Any, **kwargs: Any) -> Signature[R_co]:
         """The same, taking no more arguments later."""
         return Signature(self, args, kwargs, immutable=True)
+
+    def map(self, it: Iterable[Any]) -> xmap:
+        """One message, in which a worker calls this task with each item of `it` in turn."""
+        from kernel.canvas.maps import xmap
+
+        return xmap(self, it, app=self.app)
+
+    def starmap(self, it: Iterable[Sequence[Any]]) -> xstarmap:
+        """The same with items that are lists of arguments."""
+        from kernel.canvas.maps import xstarmap
+
+        return xstarmap(self, it, app=self.app)
+
+    def chunks(self, it: Iterable[Sequence[Any]], n: int) -> chunks:
+        """A group of starmaps over `n` items each."""
+        from kernel.canvas.maps import chunks
+
+        return chunks(self, it, n, app=self.app)
 
     def signature_from_request(
         self,

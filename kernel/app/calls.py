@@ -105,6 +105,44 @@ class Calls:
         self._adopt(result, options)
         return result
 
+    def send(
+        self, calls: Sequence[Call], result: Any, options: Mapping[str, Any], *, expected: Sequence[str] = ()
+    ) -> None:
+        """Calls of a canvas, in one batch; all are checked and encoded before the first is sent.
+
+        `result` becomes a child of the running task; `expected` are the ids of all tasks that come of them.
+        """
+        publications = self._canvas(calls, expected)
+        if publications:
+            self._app.publisher.send(publications, **_retrying(options))
+        self._adopt(result, options)
+
+    async def asend(
+        self, calls: Sequence[Call], result: Any, options: Mapping[str, Any], *, expected: Sequence[str] = ()
+    ) -> None:
+        """The same, without holding up the event loop."""
+        import asyncio
+
+        publications = self._canvas(calls, expected)
+        publish, retrying = self._app.bridge.publish, _retrying(options)
+        await asyncio.gather(*[publish(publication, **retrying) for publication in publications])
+        self._adopt(result, options)
+
+    def _canvas(self, calls: Sequence[Call], expected: Sequence[str]) -> list[Publication]:
+        app, publications = self._app, []
+        for call in calls:
+            task = app.tasks.get(call.name)
+            if task is not None:
+                call.args, call.kwargs = task.checked(call.args, call.kwargs)
+                if _has_shadow(task) and not call.options.get("shadow"):
+                    call.options = {**call.options, "shadow": task.shadow_name(call.args, call.kwargs, call.options)}
+            publications.append(app.publisher.prepare(call))
+        if expected and publications:
+            _ = app.broker  # which says whether results come to whoever called
+            if app.opened.expect is not None:
+                app.opened.expect(expected)
+        return publications
+
     def _prepared(
         self,
         task: Task[..., Any],
@@ -129,9 +167,9 @@ class Calls:
         self._adopt(result, options)
         return result
 
-    def _adopt(self, result: AsyncResult[Any], options: Mapping[str, Any]) -> None:
+    def _adopt(self, result: Any, options: Mapping[str, Any]) -> None:
         parent = self._parent(options)
-        if parent is not None:
+        if parent is not None and result is not None:
             parent.children.append(result)
 
     def _parent(self, options: Mapping[str, Any]) -> Request | None:

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from kernel import groupresult
     from kernel import result as result_module
     from kernel.app.aio import Bridge
     from kernel.app.calls import Calls
@@ -153,6 +154,13 @@ class Kernel:
         if self._configured:
             self.extensions.setup("kernel_task_registered", app=self, task=task)
 
+    def add_builtin_tasks(self) -> None:
+        """Register the tasks that `map`, `starmap` and `chunks` are messages of; done where they are needed, and by
+        workers. Called again it does nothing."""
+        from kernel.canvas.maps import add_builtin_tasks
+
+        add_builtin_tasks(self)
+
     def forget_plan(self, name: str) -> None:
         """A task of that name was added or changed."""
         for opened in self._opened.values():
@@ -170,9 +178,9 @@ class Kernel:
         **options: Any,
     ) -> Signature[Any]:
         """A call as data, of a task that need not be registered here."""
-        from kernel.signature import Signature
+        from kernel.signature import signature
 
-        return Signature(task, args, kwargs, app=self, **options)
+        return signature(task, args, kwargs, app=self, **options)
 
     def send_task(
         self,
@@ -196,6 +204,20 @@ class Kernel:
         from kernel import result
 
         return result.AsyncResult(id, backend, task_name, self, parent)
+
+    def GroupResult(  # noqa: N802 - Celery's name
+        self, id: str | None = None, results: Iterable[Any] = (), parent: Any = None
+    ) -> groupresult.GroupResult:
+        """The results of a group, under its id."""
+        from kernel import groupresult
+
+        return groupresult.GroupResult(id, results, parent, app=self)
+
+    def ResultSet(self, results: Iterable[Any] = ()) -> groupresult.ResultSet:  # noqa: N802 - Celery's name
+        """Results that are asked and awaited together."""
+        from kernel import groupresult
+
+        return groupresult.ResultSet(results, self)
 
     @property
     def current_task(self) -> task_module.Task[..., Any] | None:
@@ -230,6 +252,7 @@ class Kernel:
         import_modules(self.conf.include, setting="include")
         for discovery in self._discoveries:
             discovery.run()
+        self.add_builtin_tasks()
 
     # --- settings -------------------------------------------------------------------------------------------
 

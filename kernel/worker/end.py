@@ -13,11 +13,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import attempt, errors, failure, states
 from kernel.attempt import Conclusion, Loops, Prepared, call_hook, takes_request
 from kernel.call import Call
+from kernel.canvas.composite import Composite
+from kernel.canvas.groups import as_group
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
@@ -25,7 +28,7 @@ from kernel.message import Publication
 from kernel.naming import derive_id
 from kernel.request import Request
 from kernel.result import AsyncResult, children_text
-from kernel.signature import Signature, maybe_signature
+from kernel.signature import Lineage, Signature, maybe_signature
 from kernel.worker.assignment import Assignment, Ending
 
 if TYPE_CHECKING:
@@ -203,12 +206,8 @@ def _failure_records(
         return ()
     data = encode_error(life.app, error)
     records = [_record(life, outcome, data, publications)]
-    for item in life.request.chain or ():
-        # Nobody will run the rest of the chain, and somebody may wait for its end.
-        given = item.get("options")
-        options = given if isinstance(given, dict) else {}
-        task_id = options.get("task_id")
-        if isinstance(task_id, str) and outcome.state == states.FAILURE:
+    if outcome.state == states.FAILURE:
+        for task_id, reply_to in _unreached(life):
             records.append(
                 Record(
                     id=task_id,
@@ -219,11 +218,25 @@ def _failure_records(
                     traceback=outcome.traceback,
                     date_done=time.time(),
                     parent_id=life.id,
-                    # The rest of a chain is awaited where its beginning was called.
-                    reply_to=options.get("reply_to") or life.request.reply_to or None,
+                    reply_to=reply_to,
                 )
             )
     return tuple(records)
+
+
+def _unreached(life: Life) -> list[tuple[str, str | None]]:
+    """The ids of the rest of a chain, each with whom to tell: nobody will run it, and somebody may wait for it."""
+    found = []
+    for item in life.request.chain or ():
+        try:
+            following = _signature(life, item)
+        except errors.InvalidTaskError:
+            continue
+        for member in following.tasks if isinstance(following, Composite) else [following]:
+            # The rest of a chain is awaited where its beginning was called.
+            reply_to = member.options.get("reply_to") or life.request.reply_to or None
+            found += [(task_id, reply_to) for task_id in member.ids() if isinstance(task_id, str)]
+    return found
 
 
 def _retry(life: Life, conclusion: Conclusion) -> Ending:
@@ -366,13 +379,12 @@ def _encoded_or_text(app: Kernel, value: Any, text: str | None) -> bytes:
 def _callbacks(life: Life, value: Any, *, again: bool) -> list[Publication]:
     """The links of a success, and the next task of its chain. Raises what `prepare` raises."""
     request = life.request
-    calls = [
-        _successor(life, item, (value,), ("link", number), again=again)
-        for number, item in enumerate(request.callbacks or ())
-    ]
+    calls: list[Call] = []
+    for number, item in enumerate(request.callbacks or ()):
+        calls += _successors(life, item, (value,), ("link", number), again=again)
     if request.chain:
         *rest, following = request.chain
-        calls.append(_successor(life, following, (value,), ("chain", 0), again=again, chain=rest or None))
+        calls += _successors(life, following, (value,), ("chain", 0), again=again, chain=rest or None)
     prepare = life.app.publisher.prepare
     return [prepare(call) for call in calls]
 
@@ -386,26 +398,37 @@ def _errbacks(life: Life, outcome: Outcome, *, again: bool) -> list[Publication]
             if takes_request(life.app, signature):
                 signature(life.request, outcome.error, outcome.traceback)
             else:
-                call = _successor(life, signature, (life.id,), ("errback", number), again=again)
-                publications.append(life.app.publisher.prepare(call))
+                calls = _successors(life, signature, (life.id,), ("errback", number), again=again)
+                publications += [life.app.publisher.prepare(call) for call in calls]
         except Exception:
             _log.exception("an errback of task %s[%s] cannot be called: %.200r", life.name, life.id, item)
     return publications
 
 
-def _successor(
+def _successors(
     life: Life, item: Any, args: Sequence[Any], role: tuple[str, int], *, again: bool, **options: Any
-) -> Call:
+) -> list[Call]:
+    """What to publish for a link: one call, or those that a chain or a group of tasks begins with."""
     request = life.request
-    return Call.from_signature(
-        _signature(life, item),
-        args,
-        task_id=derive_id(life.id, *role),
-        root_id=request.root_id or life.id,
-        parent_id=life.id,
-        redelivered=again,
-        **options,
-    )
+    signature = _signature(life, item)
+    task_id, root_id = derive_id(life.id, *role), request.root_id or life.id
+    if not signature.composite:
+        return [
+            Call.from_signature(
+                signature,
+                args,
+                task_id=task_id,
+                root_id=root_id,
+                parent_id=life.id,
+                redelivered=again,
+                **options,
+            )
+        ]
+    numbers = count()
+    made = as_group(signature).clone()
+    made.freeze(task_id, ids=lambda: derive_id(task_id, "canvas", next(numbers)))
+    lineage = Lineage(root_id=root_id, parent_id=life.id, reply_to=request.reply_to or None, redelivered=again)
+    return made.calls(args, {}, options, lineage=lineage)
 
 
 def _signature(life: Life, item: Any) -> Signature[Any]:

@@ -1,0 +1,24 @@
+"""Signatures of several calls: one after another, side by side, over a list."""
+
+from __future__ import annotations
+
+from kernel.canvas.chains import chain
+from kernel.canvas.groups import group
+from kernel.canvas.maps import chunks, xmap, xstarmap
+from kernel.signature import Signature, maybe_signature, signature
+
+subtask = signature
+maybe_subtask = maybe_signature
+
+__all__ = [
+    "Signature",
+    "chain",
+    "chunks",
+    "group",
+    "maybe_signature",
+    "maybe_subtask",
+    "signature",
+    "subtask",
+    "xmap",
+    "xstarmap",
+]

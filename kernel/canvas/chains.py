@@ -1,0 +1,205 @@
+"""`chain`: tasks one after another, each called with what the one before returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, TypeGuard
+
+from kernel import states
+from kernel.call import Call
+from kernel.canvas.composite import PLACED, Composite, given_members, members, needs_chord
+from kernel.canvas.groups import as_group, group
+from kernel.naming import new_id
+from kernel.signature import Lineage, Signature, as_signatures
+
+
+class chain(Composite):  # noqa: N801 - Celery's name
+    """``chain(a, b, c)`` is ``a | b | c``. Its result is that of the last task; `parent` walks back from there.
+
+    The first task is published; the others travel with it, and each publishes the next when it has ended. `link`
+    is called after the last task, `link_error` when any of them fails; then those that come after are FAILURE, too.
+    Other options are the first task's, and `task_id` the last's. Raises NotImplementedError for a group that
+    something comes after.
+    """
+
+    def __new__(cls, *tasks: Any, **options: Any) -> Any:
+        alone = tasks[0] if len(tasks) == 1 else None
+        if isinstance(alone, list | tuple) and len(alone) == 1:
+            alone = alone[0]
+        if isinstance(alone, group) and not options:
+            return alone.clone()
+        return dict.__new__(cls)
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:
+        found = members(given_members(tasks), "chain")
+        app = options.pop("app", None)
+        dict.__init__(
+            self, task="celery.chain", args=(), kwargs={}, options=options, subtask_type="chain", immutable=False
+        )
+        self._app = app
+        folded = reduce(join, found) if found else None
+        if folded is not None:
+            folded = folded.clone()
+        self.kwargs["tasks"] = folded.tasks if _is_bare(folded) else [] if folded is None else [folded]
+
+    # --- making ---------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Signature[Any]]:
+        """Copies of its tasks: chains in it unrolled, groups of one replaced by that one, empty groups left out.
+
+        Raises NotImplementedError for a group that something comes after.
+        """
+        found: list[Signature[Any]] = []
+        for task in self.tasks:
+            found += _unrolled(task)
+        for step in found[:-1]:
+            if isinstance(step, group):
+                needs_chord(f"a group that is followed by {found[-1].task!r} in a chain")
+        return found
+
+    def freeze(
+        self,
+        task_id: str | None = None,
+        group_id: str | None = None,
+        chord: Mapping[str, Any] | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+        *,
+        ids: Callable[[], str] = new_id,
+        **lineage: Any,
+    ) -> Any:
+        """Give every task its id; returns the result of the last, None for an empty chain."""
+        steps = self.steps()
+        self.kwargs["tasks"] = steps
+        if not steps:
+            return None
+        last_id = self.options.setdefault("task_id", task_id or ids())
+        parent = None
+        for step in steps[:-1]:
+            result = step.freeze(None, root_id=root_id, parent_id=parent_id, ids=ids, **lineage)
+            result.parent, parent = parent, result
+            root_id = parent_id = None
+        last = steps[-1].freeze(last_id, group_id, chord, root_id, parent_id, group_index, ids=ids, **lineage)
+        last.parent = parent
+        return last
+
+    def calls(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        lineage: Lineage,
+    ) -> list[Call]:
+        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
+        steps, given = self._linked(new_options)
+        if not steps:
+            return []
+        first, *following = steps
+        for step in following:
+            for task in step.tasks if isinstance(step, Composite) else [step]:
+                if lineage.reply_to is not None:
+                    task.options.setdefault("reply_to", lineage.reply_to)
+        # Whoever takes the message reads it from its end.
+        rest = [*(given.pop("chain", None) or ()), *reversed(following)]
+        if rest:
+            given["chain"] = rest
+        return first.calls(new_args, self.own_kwargs(new_kwargs), given, lineage=lineage)
+
+    def _linked(self, options: Mapping[str, Any]) -> tuple[list[Signature[Any]], dict[str, Any]]:
+        """Its steps with the links that options give them, and the options of the first."""
+        steps = self.steps()
+        given = {name: value for name, value in options.items() if name not in PLACED}
+        links, errbacks = as_signatures(given.pop("link", None)), as_signatures(given.pop("link_error", None))
+        for step in steps:
+            for errback in errbacks:
+                step.link_error(errback.clone())
+        for link in links if steps else ():
+            steps[-1].link(link)
+        return steps, given
+
+    # --- running it here ------------------------------------------------------------------------------------
+
+    def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run it here, task by task, and return the result of the last, or of one that was ignored or rejected.
+
+        Raises the error of a task that others come after.
+        """
+        made, _ = self._made(options)
+        new_args, new_kwargs, new_options = made.merged(args or (), kwargs, options)
+        steps, given = made._linked(new_options)
+        new_kwargs = made.own_kwargs(new_kwargs)
+        last: Any = None
+        for step in steps:
+            if last is not None:
+                value = last.get(disable_sync_subtasks=False)
+                new_args, new_kwargs = (value,), {}
+                given = {"root_id": given.get("root_id") or steps[0].id, "parent_id": last.id}
+            result = step.apply(new_args, new_kwargs, **given)
+            result.parent, last = last, result
+            if not isinstance(step, group) and result.state in (states.IGNORED, states.REJECTED):
+                break
+        return last
+
+
+def join(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
+    """What ``before | after`` is. Raises NotImplementedError where it is a chord."""
+    before, after = as_group(before), as_group(after)
+    if isinstance(before, group):
+        if isinstance(after, group) and not after.tasks:
+            return before.clone()
+        if before.tasks:
+            needs_chord(f"a group that is followed by {after.task!r}")
+        return after.clone()
+    after = _alone(after)
+    if isinstance(before, chain):
+        if not before.tasks and isinstance(after, group):
+            return after.clone()
+        if isinstance(after, group) and not after.tasks:
+            return before.clone()
+        joined = before.clone()
+        tail: Iterable[Signature[Any]] = after.clone().tasks if _is_bare(after) else [after.clone()]
+        for task in tail:
+            if joined.tasks and isinstance(joined.tasks[-1], group):
+                needs_chord(f"a group that is followed by {task.task!r}")
+            joined.tasks.append(task)
+        return joined
+    made = chain(app=before._app)
+    made.kwargs["tasks"] = [before.clone()]
+    if isinstance(after, group) and not after.tasks:
+        return before.clone()
+    found: Signature[Any] = join(made, after)
+    return found
+
+
+def _is_bare(signature: Signature[Any] | None) -> TypeGuard[chain]:
+    """Whether it is a chain whose tasks alone are all there is to it."""
+    return isinstance(signature, chain) and not (signature.args or signature.options or signature.immutable)
+
+
+def _alone(signature: Signature[Any]) -> Signature[Any]:
+    """The member of a group of one."""
+    while isinstance(signature, group) and len(signature.tasks) == 1:
+        signature = signature.spread()[0]
+    return signature
+
+
+def _unrolled(task: Signature[Any]) -> list[Signature[Any]]:
+    """The steps that a task of a chain is."""
+    if isinstance(task, chain):
+        options = {name: value for name, value in task.options.items() if name not in PLACED}
+        steps, given = task._linked(options)
+        if steps:
+            steps[0] = steps[0].clone(task.args, task.own_kwargs(task.kwargs), **given)
+            if task.immutable:
+                steps[0].set_immutable(True)
+        return steps
+    task = as_group(task)
+    if isinstance(task, group):
+        alone = _alone(task)
+        if alone is not task:
+            return _unrolled(alone)
+        return [task.clone()] if task.tasks else []
+    return [task.clone()]

@@ -1,0 +1,141 @@
+"""`Composite`: what signatures of several calls have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+
+from kernel import errors
+from kernel.signature import Lineage, Signature, maybe_signature
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from kernel.app import Kernel
+
+PLACED: Final = frozenset({"task_id", "group_id", "group_index", "chord", "root_id", "parent_id"})
+"""Options that freezing puts where they belong; they are not handed on to the members."""
+
+
+class Composite(Signature[Any]):
+    """A signature whose members are signatures, in `kwargs['tasks']`.
+
+    Frozen, it holds its members flat and each with its id; sent unfrozen, a copy of it is frozen, so that it can
+    be sent any number of times.
+    """
+
+    composite: ClassVar[bool] = True
+
+    @property
+    def tasks(self) -> list[Signature[Any]]:
+        """Its members, in order."""
+        tasks: list[Signature[Any]] = self.kwargs["tasks"]
+        return tasks
+
+    @property
+    def app(self) -> Kernel:
+        """Its own app, or that of a member, or of the running task. Raises `ImproperlyConfigured`."""
+        if self._app is None:
+            for member in self.tasks:
+                if member._app is not None or member.composite:
+                    return member.app
+        return super().app
+
+    def _read(self) -> None:
+        tasks = self.kwargs.get("tasks")
+        if tasks is None or isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable):
+            raise errors.InvalidTaskError(f"a {self['subtask_type']} needs a list of signatures; got {tasks!r:.80}")
+        self.kwargs["tasks"] = members(tasks, self["subtask_type"], self._app)
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A copy in which the given parts are replaced. Its members are copies, too."""
+        given = dict(self.kwargs if kwargs is None else kwargs)
+        given["tasks"] = [member.clone() for member in given["tasks"]]
+        return super().replace(args, given, options)
+
+    def ids(self) -> list[str]:
+        return [task_id for member in self.tasks for task_id in member.ids()]
+
+    def own_kwargs(self, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Keyword arguments for its members, out of the merged ones."""
+        return {name: value for name, value in (kwargs or {}).items() if name != "tasks"}
+
+    # --- calling --------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Publish it; the same as `delay`."""
+        return self.apply_async(args, kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Publish what comes first, in one batch. All that is not published then travels with it."""
+        app = self.app
+        if app.conf.task_always_eager:
+            return self.apply(args, kwargs, **options)
+        made, result = self._made(options)
+        calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
+        app.calls.send(calls, result, options, expected=made.ids())
+        return result
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """`apply_async` for coroutines."""
+        app = self.app
+        if app.conf.task_always_eager:
+            import asyncio
+
+            return await asyncio.to_thread(self.apply, args, kwargs, **options)
+        made, result = self._made(options)
+        calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
+        await app.calls.asend(calls, result, options, expected=made.ids())
+        return result
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await signature``: publish, and wait for what comes of it."""
+        return self._run().__await__()
+
+    def _made(self, options: Mapping[str, Any]) -> tuple[Self, Any]:
+        """A frozen copy, and its result."""
+        made = self.clone()
+        placed = {name: options[name] for name in PLACED if options.get(name) is not None}
+        return made, made.freeze(**placed)
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        shown = ", ".join(repr(member) for member in self.tasks)
+        return f"{self['subtask_type']}({shown})"
+
+
+def members(tasks: Iterable[Any], kind: str, app: Kernel | None = None) -> list[Signature[Any]]:
+    """Each of `tasks` as a signature. Raises `InvalidTaskError` naming the one that is none."""
+    found = []
+    for task in tasks:
+        member = maybe_signature(task, app)
+        if not isinstance(member, Signature):
+            raise errors.InvalidTaskError(f"a {kind} is made of signatures, such as task.s(); got {task!r:.80}")
+        found.append(member)
+    return found
+
+
+def given_members(tasks: Sequence[Any]) -> Iterable[Any]:
+    """What a primitive was called with: signatures, or one list, tuple or generator of them."""
+    if len(tasks) == 1 and not isinstance(tasks[0], Mapping) and isinstance(tasks[0], Iterable):
+        alone: Iterable[Any] = tasks[0]
+        return alone
+    return tasks
+
+
+def needs_chord(what: str) -> NoReturn:
+    raise NotImplementedError(
+        f"{what} needs a chord, which this version does not have: nobody would collect the results of the group. "
+        "Let a task call the next one when it has joined the GroupResult, or end the chain with the group"
+    )

@@ -1,0 +1,171 @@
+"""`group`: tasks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kernel.call import Call
+from kernel.canvas.composite import PLACED, Composite, given_members, members, needs_chord
+from kernel.groupresult import GroupResult
+from kernel.naming import new_id
+from kernel.signature import Lineage, Signature
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class group(Composite):  # noqa: N801 - Celery's name
+    """``group(a, b, c)``: all of them are published in one batch, with the same arguments and options.
+
+    Its result is a `GroupResult` with one result for each member, in order. Groups in it are flattened.
+    """
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:
+        app = options.pop("app", None)
+        found = members(given_members(tasks), "group", app)
+        dict.__init__(
+            self,
+            task="celery.group",
+            args=(),
+            kwargs={"tasks": found},
+            options=options,
+            subtask_type="group",
+            immutable=False,
+        )
+        self._app = app
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __bool__(self) -> bool:
+        return True
+
+    # --- making ---------------------------------------------------------------------------------------------
+
+    def spread(self) -> list[Signature[Any]]:
+        """Copies of its members with its own arguments and options; groups among them are flattened."""
+        options = {name: value for name, value in self.options.items() if name not in PLACED}
+        found: list[Signature[Any]] = []
+        for task in self.tasks:
+            member = as_group(task).clone(self.args, self.own_kwargs(self.kwargs), **options)
+            found += member.spread() if isinstance(member, group) else [member]
+        return found
+
+    def freeze(
+        self,
+        task_id: str | None = None,
+        group_id: str | None = None,
+        chord: Mapping[str, Any] | None = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+        *,
+        ids: Callable[[], str] = new_id,
+        **lineage: Any,
+    ) -> GroupResult:
+        """Give it and every member an id. A group in a group has an id of its own."""
+        app = self.app
+        own: str = self.options.setdefault("task_id", task_id or ids())
+        flat = self.spread()
+        self["args"] = ()
+        self["kwargs"] = {"tasks": flat}
+        self["options"] = {"task_id": own}
+        results = [
+            member.freeze(None, own, chord, root_id, parent_id, index, ids=ids, **lineage)
+            for index, member in enumerate(flat)
+        ]
+        return GroupResult(own, [result for result in results if result is not None], app=app)
+
+    def calls(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        lineage: Lineage,
+    ) -> list[Call]:
+        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
+        given = self._member_options(new_options)
+        found = []
+        for member in self.tasks:
+            found += member.calls(new_args, self.own_kwargs(new_kwargs), given, lineage=lineage)
+        return found
+
+    def _member_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if options.get("link"):
+            raise TypeError("a group has no end that a link could be called at: link to its members, or use a chord")
+        if options.get("link_error"):
+            raise TypeError("give link_error to the tasks of a group: group.link_error() does so for each of them")
+        if options.get("chain"):
+            needs_chord("a group that is followed by other tasks")
+        return {name: value for name, value in options.items() if name not in PLACED}
+
+    # --- calling --------------------------------------------------------------------------------------------
+
+    if TYPE_CHECKING:  # what `Composite` does, with its type
+
+        def __call__(self, *args: Any, **kwargs: Any) -> GroupResult: ...
+
+        def delay(  # type: ignore[override]
+            self, *args: Any, **kwargs: Any
+        ) -> GroupResult: ...
+
+        def apply_async(  # type: ignore[override]
+            self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        ) -> GroupResult: ...
+
+        async def aapply_async(  # type: ignore[override]
+            self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        ) -> GroupResult: ...
+
+    # --- running it here ------------------------------------------------------------------------------------
+
+    def apply(  # type: ignore[override]
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> GroupResult:
+        """Run the members here, one after another."""
+        made, result = self._made(options)
+        new_args, new_kwargs, new_options = made.merged(args or (), kwargs, options)
+        given = made._member_options(new_options)
+        lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
+        own_kwargs = made.own_kwargs(new_kwargs)
+        results = [member.apply(new_args, own_kwargs, **given, **lineage) for member in made.tasks]
+        return GroupResult(result.id, [found for found in results if found is not None], app=made.app)
+
+    # --- changing its members -------------------------------------------------------------------------------
+
+    def link(self, callback: Signature[Any]) -> Signature[Any]:
+        """Call `callback`, with no more arguments, after the first member."""
+        if self.tasks:
+            self.tasks[0].link(callback.clone().set(immutable=True))
+        return callback
+
+    def link_error(self, errback: Signature[Any]) -> Signature[Any]:
+        """Call a copy of `errback` for each member that fails."""
+        for member in self.tasks:
+            member.link_error(errback.clone())
+        return errback
+
+    def on_error(self, errback: Signature[Any]) -> Self:
+        self.link_error(errback)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        for member in self.tasks:
+            member.set_immutable(immutable)
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
+        """Let each member begin `step` seconds after the one before, the first after `start`, none after `stop`."""
+        countdown = start
+        for member in self.tasks:
+            member.set(countdown=countdown)
+            if stop is None or countdown + step <= stop:
+                countdown += step
+        return self
+
+
+def as_group(signature: Signature[Any]) -> Signature[Any]:
+    """The group that a signature stands for (as `chunks` do); any other comes back as it is."""
+    make = getattr(signature, "group", None)
+    return make() if callable(make) else signature
