@@ -39,7 +39,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "disk_free_limit.absolute": "1MB",
 }
 # Waits for the end of the process that started it, however that comes about, and leaves nothing of the node then.
-_GUARD: Final = 'cat > /dev/null; kill -9 -- "-$1"; rm -rf "$2"'
+_GUARD: Final = 'cat > /dev/null; kill -9 "-$1"; rm -rf "$2"'
 
 
 class Identity(Protocol):
