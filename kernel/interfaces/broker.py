@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from kernel.interfaces.backend import Record
-from kernel.interfaces.broker_config import BrokerConfig as BrokerConfig
+from kernel.interfaces.broker_config import BrokerConfig as BrokerConfig  # noqa: PLC0414 - brokers find it here
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
 
