@@ -94,7 +94,7 @@ class Delivering:
         answers: list[BaseException | None] = [None] * len(batch)
         pending, sent = list(range(len(batch))), batch
         started = time.monotonic()
-        attempts = 0
+        attempts, unknown = 0, False
         while True:
             attempts += 1
             # What may have been stored already is told apart by whoever runs it: it looks for a record first.
@@ -102,10 +102,12 @@ class Delivering:
             cause = self._attempt(sent, pending, answers)
             if cause is None or not pending:
                 return answers
+            # From then on only those are pending that may have arrived; no later failure makes that undone.
+            unknown = unknown or isinstance(cause, errors.PublishUnknown)
             spent = time.monotonic() - started
             over = policy.max_retries is not None and spent >= DEADLINE
             if over or not policy.allows(attempts, cause) or self._stopped.wait(policy.pause(attempts)):
-                error = self._gave_up(cause, attempts, spent, len(pending))
+                error = self._gave_up(cause, attempts, spent, len(pending), unknown=unknown)
                 for index in pending:
                     answers[index] = error
                 return answers
@@ -151,8 +153,14 @@ class Delivering:
     def _expect(self, expect: Callable[[Sequence[str]], None], batch: Sequence[Publication]) -> None:
         """Results come to whoever called: calls that are answered here leave when answers can come in."""
         oid = self._app.oid
-        messages = [publication.message for publication in batch]
-        ids = [message.id for message in messages if message.properties.get("reply_to") == oid]
+        ids = []
+        for publication in batch:
+            message = publication.message
+            filled = message.filled
+            # What can be known without reading the message is: most brokers never need it read here.
+            properties = message.properties if filled is None else filled[0].properties
+            if properties.get("reply_to") == oid:
+                ids.append(message.id if filled is None else filled[1][0])
         if ids:
             expect(ids)
 
@@ -163,11 +171,13 @@ class Delivering:
             f"for queue {publication.queue!r}: {reason or 'no reason given'}"
         )
 
-    def _gave_up(self, cause: BaseException, attempts: int, spent: float, count: int) -> errors.OperationalError:
+    def _gave_up(
+        self, cause: BaseException, attempts: int, spent: float, count: int, *, unknown: bool
+    ) -> errors.OperationalError:
         tries = f"{attempts} attempt{'s' if attempts > 1 else ''} in {spent:.1f} s"
         many = f"{count} messages" if count > 1 else "the message"
         where = self._app.addresses.broker_shown
-        if isinstance(cause, errors.PublishUnknown):
+        if unknown:
             error: errors.OperationalError = errors.PublishUnknown(
                 f"{many} may or may not be stored at {where} after {tries}: {cause}. "
                 "Publishing again with the same task_id is safe"

@@ -31,7 +31,10 @@ _CROWDED_BATCH: Final = 20
 """The same, and what is claimed together, while several queues are busy: one must not wait for another's."""
 _CROWDED_SECONDS: Final = 1.0
 _FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 3.0
+"""Between two attempts: who comes back is found soon, however long it was away."""
+_STOPPING_SECONDS: Final = 6.0
+"""How long a worker that stops goes on trying to settle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,8 @@ class Pump:
                 self._post(Failed(exc))
                 return False
             else:
+                if tries:
+                    _log.warning("the broker is reached, after %d failed attempts", tries)
                 self._opened()
                 self.connected.set()
                 return True
@@ -208,16 +213,20 @@ class Pump:
 
     def _work(self, step: Callable[[], None]) -> None:
         """Do a step until it works: what it has in hand is not lost while the broker is away."""
-        pause = _FIRST_PAUSE
+        pause, began = _FIRST_PAUSE, time.monotonic()
         while True:
             try:
-                return step()
+                step()
+                break
             except errors.OperationalError as exc:
-                if not self._retry or (self._stopping and pause >= _LONGEST_PAUSE):
+                if not self._retry or (self._stopping and time.monotonic() - began >= _STOPPING_SECONDS):
                     raise
                 _log.warning("the broker failed, next try in %.2fs: %s", pause, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+        if pause > _FIRST_PAUSE:
+            # Whoever was shown the failures is shown their end: at the same level.
+            _log.warning("the broker works again, after %.1fs", time.monotonic() - began)
 
     def _share(self, most: int) -> int:
         """How much may be done together: less while more than one queue is busy."""

@@ -434,6 +434,12 @@ def test_unknown_to_the_end_is_told_as_such(app: Kernel) -> None:
         app.tasks["add"].delay(1)
 
 
+def test_what_may_have_arrived_once_is_unknown_however_later_attempts_fail(app: Kernel) -> None:
+    using(app, Broker(UNKNOWN, *[errors.OperationalError("nobody listens there")] * 9))
+    with pytest.raises(errors.PublishUnknown, match=r"may or may not be stored.*nobody listens there"):
+        app.tasks["add"].delay(1)
+
+
 def test_a_refusal_is_final(app: Kernel) -> None:
     broker = using(app, Broker([REFUSED, STORED]))
     items = [prepare(app, 1), prepare(app, 2)]
