@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+    from kernel.canvas import chain, chunks, group, xmap, xstarmap
     from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
+    from kernel.groupresult import GroupResult, ResultSet
     from kernel.hooks import hookimpl
     from kernel.log import get_task_logger
     from kernel.request import Request
@@ -20,20 +22,27 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResult",
     "EagerResult",
+    "GroupResult",
     "Ignore",
     "Kernel",
     "KernelError",
     "OperationalError",
     "Reject",
     "Request",
+    "ResultSet",
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",
     "Task",
     "allow_join_result",
+    "chain",
+    "chunks",
     "get_task_logger",
+    "group",
     "hookimpl",
     "maybe_signature",
+    "xmap",
+    "xstarmap",
 ]
 
 __version__ = "2026.11.0"
@@ -41,20 +50,27 @@ __version__ = "2026.11.0"
 _HOMES = {
     "AsyncResult": "result",
     "EagerResult": "result",
+    "GroupResult": "groupresult",
     "Ignore": "errors",
     "Kernel": "app",
     "KernelError": "errors",
     "OperationalError": "errors",
     "Reject": "errors",
     "Request": "request",
+    "ResultSet": "groupresult",
     "Retry": "errors",
     "Signature": "signature",
     "SoftTimeLimitExceeded": "errors",
     "Task": "task",
     "allow_join_result": "result",
+    "chain": "canvas",
+    "chunks": "canvas",
     "get_task_logger": "log",
+    "group": "canvas",
     "hookimpl": "hooks",
     "maybe_signature": "signature",
+    "xmap": "canvas",
+    "xstarmap": "canvas",
 }
 
 
