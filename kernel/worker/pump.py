@@ -213,7 +213,7 @@ class Pump:
 
     def _work(self, step: Callable[[], None]) -> None:
         """Do a step until it works: what it has in hand is not lost while the broker is away."""
-        pause, began = _FIRST_PAUSE, time.monotonic()
+        tries, pause, began = 0, _FIRST_PAUSE, time.monotonic()
         while True:
             try:
                 step()
@@ -221,12 +221,13 @@ class Pump:
             except errors.OperationalError as exc:
                 if not self._retry or (self._stopping and time.monotonic() - began >= _STOPPING_SECONDS):
                     raise
+                tries += 1
                 _log.warning("the broker failed, next try in %.2fs: %s", pause, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-        if pause > _FIRST_PAUSE:
+        if tries:
             # Whoever was shown the failures is shown their end: at the same level.
-            _log.warning("the broker works again, after %.1fs", time.monotonic() - began)
+            _log.warning("the broker works again, after %d failed attempts", tries)
 
     def _share(self, most: int) -> int:
         """How much may be done together: less while more than one queue is busy."""
