@@ -17,6 +17,38 @@ _FRAME: Final = struct.Struct("!IHHI")
 _MAX_TEXT: Final = 0xFFFF
 
 
+CALL_HEADERS: Final = ("id", "root_id", "parent_id", "argsrepr", "kwargsrepr")
+"""What differs between the messages of two plain calls of one task, besides the body and the correlation id."""
+
+
+class Form:
+    """What the messages of all plain calls of one task have in common, for brokers that write headers in another form
+    than JSON and would do so once: the headers before and after `CALL_HEADERS`, in their order, the properties
+    without the correlation id (which is the task's id), and the kind of the body.
+    """
+
+    __slots__ = ("after", "before", "content_encoding", "content_type", "properties")
+
+    def __init__(
+        self,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        properties: Mapping[str, Any],
+        *,
+        content_type: str,
+        content_encoding: str,
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.properties = properties
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+
+
+Filled = tuple[Form, tuple[str, str, str | None, str, str]]
+"""A form, and the values of `CALL_HEADERS` for one call."""
+
+
 class Message:
     """One message: headers, properties and an opaque body.
 
@@ -24,10 +56,11 @@ class Message:
     message can pass through without being read. `properties` holds what AMQP calls message properties
     (`correlation_id`, `reply_to`, `priority`, `delivery_mode`, `expiration`); JSON text of them is parsed at first
     use, too, and text that is no object stands for none. `known_id` is for who wrote both texts itself: they are
-    sound, and this is the task's id and the correlation id in them.
+    sound, and this is the task's id and the correlation id in them. `filled` says the same as both texts once more.
     """
 
     __slots__ = (
+        "_filled",
         "_headers",
         "_known_id",
         "_properties",
@@ -47,8 +80,10 @@ class Message:
         content_encoding: str = "utf-8",
         properties: Mapping[str, Any] | bytes | str | None = None,
         known_id: str = "",
+        filled: Filled | None = None,
     ) -> None:
         self._known_id = known_id
+        self._filled = filled
         self._headers: dict[str, Any] | None
         self._raw_headers: bytes | str | None
         if isinstance(headers, bytes | str):
@@ -103,6 +138,12 @@ class Message:
         if self._properties is None and self._known_id:
             return self._known_id
         return self.properties.get("correlation_id")
+
+    @property
+    def filled(self) -> Filled | None:
+        """The form that headers and properties were made by, and what it was filled with; None for what was made
+        otherwise, and once anybody has had a dictionary that may be changed."""
+        return self._filled if self._headers is None and self._properties is None else None
 
     @property
     def raw_properties(self) -> bytes:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel.codecs import EMPTY_EMBED
-from kernel.message import Message, Publication
+from kernel.message import Form, Message, Publication
 from kernel.options import CALL_DEFAULTS
 from kernel.saferepr import args_repr, kwargs_repr
 
@@ -34,7 +34,7 @@ SETTINGS: Final = (
 
 fingerprint: Final[Callable[[Settings], tuple[Any, ...]]] = attrgetter(*SETTINGS)
 
-NO_KWARGS: Final = '"{}"'
+NO_KWARGS: Final = "{}"
 
 # What a plan knows by itself; other defaults of a task (an expiry, an exchange) make each call be worked out.
 _PLAIN_DEFAULTS: Final = frozenset(
@@ -52,6 +52,7 @@ class Plan:
         "_body",
         "_content_type",
         "_encoding",
+        "_form",
         "_head",
         "_properties",
         "_tail",
@@ -108,6 +109,13 @@ class Plan:
             f'"ignore_result":{json.dumps(options.get("ignore_result"))},'
             '"replaced_task_nesting":0,"stamped_headers":null,"stamps":{}}'
         )
+        self._form = Form(
+            {"lang": "py", "task": name},
+            json.loads(f"{{{self._tail[1:]}"),
+            known,
+            content_type=codec.content_type,
+            content_encoding=codec.content_encoding,
+        )
 
     def publication(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str, root_id: str, parent_id: str | None
@@ -116,11 +124,12 @@ class Plan:
         body = self._body((args, kwargs if kwargs.__class__ is dict else dict(kwargs), EMPTY_EMBED))
         depth = self.depth
         quoted = quote(task_id)
+        argsrepr = args_repr(args, depth=depth)
+        kwargsrepr = kwargs_repr(kwargs, depth=depth) if kwargs else NO_KWARGS
         headers = (
             f'{self._head}{quoted},"root_id":{quoted if root_id is task_id else quote(root_id)},'
             f'"parent_id":{"null" if parent_id is None else quote(parent_id)},'
-            f'"argsrepr":{quote(args_repr(args, depth=depth))},'
-            f'"kwargsrepr":{quote(kwargs_repr(kwargs, depth=depth)) if kwargs else NO_KWARGS}{self._tail}'
+            f'"argsrepr":{quote(argsrepr)},"kwargsrepr":{quote(kwargsrepr)}{self._tail}'
         )
         message = Message(
             headers,
@@ -129,6 +138,7 @@ class Plan:
             content_encoding=self._encoding,
             properties=f'{{"correlation_id":{quoted}{self._properties}',
             known_id=task_id,
+            filled=(self._form, (task_id, root_id, parent_id, argsrepr, kwargsrepr)),
         )
         return Publication(message, self.queue, priority=self.priority, persistent=self.persistent)
 

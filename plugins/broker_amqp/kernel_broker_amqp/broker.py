@@ -17,6 +17,7 @@ from kernel.message import Message, Publication
 from kernel_broker_amqp import envelope, topics
 from kernel_broker_amqp.consumer import AmqpConsumer
 from kernel_broker_amqp.delays import release
+from kernel_broker_amqp.heads import Heads
 from kernel_broker_amqp.ladder import Ladder
 from kernel_broker_amqp.publisher import Parcel, Publishers
 from kernel_broker_amqp.shared import Shared
@@ -57,6 +58,7 @@ class AmqpBroker:
         self._timeout = _seconds(options, "confirm_timeout", config.timeout)
         confirms = options.get("confirm_publish", True)
         self._publishers = self._shared.publishers if confirms else Publishers(self.server, confirms=False)
+        self._heads = Heads()
         self._lock = threading.Lock()
         self._holders: set[AmqpConsumer | AmqpSubscription] = set()
 
@@ -113,7 +115,7 @@ class AmqpBroker:
             where = frames.address(item.exchange, item.routing_key, mandatory=True)
         else:
             where = self._shared.address(item.queue, 0.0)
-        return where, envelope.head(message, priority=item.priority, persistent=item.persistent), message.body
+        return where, self._heads.head(message, priority=item.priority, persistent=item.persistent), message.body
 
     def _again(self, batch: Sequence[Publication], outcomes: list[api.PublishOutcome], limit: float) -> None:
         """What no queue took: the queue may have been deleted since it was declared. Once more, after declaring it."""

@@ -38,6 +38,8 @@ class AmqpMessage(Message):
             # Whoever reads its headers hears why.
             self.content_type, self.content_encoding, self._table, self._flags, self._at = "", "", head[:0] + b"?", 0, 0
         self.body = body
+        self._known_id = ""
+        self._filled = None
         self._headers: dict[str, Any] | None = None
         self._raw_headers: bytes | str | None = None
         self._properties: dict[str, Any] | None = None
