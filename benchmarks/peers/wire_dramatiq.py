@@ -51,3 +51,8 @@ def name(sent: Any) -> str:
 
 def named(text: str) -> Any:
     return dramatiq.Message.decode(text.encode())
+
+
+async def stop() -> None:
+    """Without it, what was sent last is lost where nobody waits for the server's word."""
+    broker.close()
