@@ -69,6 +69,7 @@ class Child:
             deliver=self._deliver,
             resume=self._resume,
             valid=self.inbox.lease_valid,
+            gives_up=self.inbox.gives_up,
             failpoints=self._failpoints,
             held=self.inbox.hold_outcome,
         )

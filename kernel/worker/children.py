@@ -269,6 +269,9 @@ class Children:
     def set_lease(self, until: float) -> None:
         self._page.lease_until = until
 
+    def give_up_at(self, moment: float) -> None:
+        self._page.give_up_at = moment
+
     def _signal(self, process: _Process, number: int) -> None:
         """To the very process: a pidfd never means another one that got the same number."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,8 @@ from kernel.worker.shutdown import Shutdown, Stage
 
 _log = logging.getLogger("kernel.worker")
 
+_STORE_SECONDS: Final = 10.0
+"""How long an end is tried again whose result cannot be stored."""
 _WITH_THE_PUMP: Final = (Place.SETTLING, Place.PREPARING)
 
 
@@ -51,6 +54,7 @@ class Closing:
         if self._shutdown.begins:
             _log.info("%s shutdown: %s", self._shutdown.stage.value, self._shutdown.reason)
             self._pump.stop_claiming()
+            self._executors.give_up_at(time.monotonic() + _STORE_SECONDS)
             self._announce(self._shutdown.reason)
             if cold:
                 self._dispatcher.recall()

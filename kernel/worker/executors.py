@@ -106,6 +106,10 @@ class Executors(Protocol):
         """Until when (monotonic) the worker's lease certainly holds. Any thread."""
         ...
 
+    def give_up_at(self, moment: float) -> None:
+        """From then on (monotonic) an end that cannot be stored is not tried again: the worker is to end."""
+        ...
+
     def tick(self) -> None:
         """Whatever is to be done from time to time: replace children, try again."""
         ...

@@ -186,6 +186,10 @@ class HostInbox:
     def lease_valid(self) -> bool:
         return time.monotonic() < self._page.lease_until
 
+    def gives_up(self) -> bool:
+        """Whether the worker is to end, and has waited long enough for ends that cannot be stored."""
+        return 0.0 < self._page.give_up_at <= time.monotonic()
+
     # slots --------------------------------------------------------------------------------------------------
 
     def _announce(self, seq: int) -> int:

@@ -156,12 +156,14 @@ class Local:
         self._stolen: set[int] = set()
         self._listener: Listener | None = None
         self._valid_until = float("inf")
+        self._give_up_at = 0.0
         self._outbox = Outbox(
             app,
             atomic=manifest.atomic_end,
             deliver=self._deliver,
             resume=self._resume,
             valid=self.lease_valid,
+            gives_up=self._gives_up,
             failpoints=failpoints,
         )
         driver = drivers.load("pools", manifest.pool, choices=manifest.settings.get("drivers"))
@@ -196,6 +198,12 @@ class Local:
 
     def set_lease(self, until: float) -> None:
         self._valid_until = until
+
+    def give_up_at(self, moment: float) -> None:
+        self._give_up_at = moment
+
+    def _gives_up(self) -> bool:
+        return 0.0 < self._give_up_at <= time.monotonic()
 
     # Executors ----------------------------------------------------------------------------------------------
 

@@ -54,7 +54,8 @@ class _GivenUp(Exception):
 
 class Outbox:
     """Carries out ends. `deliver` hands finished ends on and never blocks for long; `resume` gives the end
-    that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds.
+    that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds, and
+    `gives_up` whether it is to end and no longer waits for what cannot be stored.
 
     Every end that is added is delivered, if not as it was meant: handed back when the lease is lost over it, kept
     as a dead letter when it cannot be stored at all. An end that vanished would hold its slot for ever.
@@ -68,6 +69,7 @@ class Outbox:
         deliver: Deliver,
         resume: Resume,
         valid: Callable[[], bool],
+        gives_up: Callable[[], bool],
         failpoints: Failpoints,
         held: Callable[[int], None] | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class Outbox:
         self._deliver = deliver
         self._resume = resume
         self._valid = valid
+        self._gives_up = gives_up
         self._failpoints = failpoints
         self._held = held
         self._pending: deque[_Entry] = deque()
@@ -157,18 +160,24 @@ class Outbox:
         try:
             return self._store_and_publish(batch)
         except _GivenUp as exc:
-            _log.error("%d ends were given up, the lease was lost while storing them failed: %s", len(batch), exc)
+            _log.error("%d ends were given up, %s while storing them failed: %s", len(batch), self._why(), exc)
             back = [
                 Ending(entry.ending.seq, Verdict.REQUEUE, task=entry.ending.task) for entry in batch if not entry.early
             ]
             # Nobody else has those that were acknowledged early.
             early = [entry for entry in batch if entry.early]
+            if early and self._gives_up():
+                _log.error("the results of %d tasks that were acknowledged early are lost", len(early))
+                return back + [entry.ending for entry in early]
             return back + self._carry_out(early) if early else back
         except Exception as exc:
             if len(batch) == 1:
                 return [_kept(batch[0].ending, exc)]
             _log.error("storing %d ends failed, now one by one: %r", len(batch), exc)
         return [ending for entry in batch for ending in self._carry_out([entry])]
+
+    def _why(self) -> str:
+        return "the worker was to end" if self._gives_up() else "the lease was lost"
 
     def _store_and_publish(self, batch: list[_Entry]) -> list[Ending]:
         endings = [entry.ending for entry in batch]
@@ -209,7 +218,8 @@ class Outbox:
             raise again
 
     def _insist(self, step: Callable[[], _T], for_ever: bool) -> _T:
-        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it.
+        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it, or
+        the worker is to end.
 
         Settings that a server refuses (a login that was changed under us, a database that is not there) are no fault
         of the task whose end this is: who mends them finds it here, or in the queue, not among the dead letters.
@@ -219,7 +229,7 @@ class Outbox:
             try:
                 return step()
             except (errors.OperationalError, errors.BackendError, errors.ImproperlyConfigured) as exc:
-                if not for_ever and not self._valid():
+                if self._gives_up() or not (for_ever or self._valid()):
                     raise _GivenUp(str(exc)) from exc
                 _log.warning("an end cannot be stored yet, next try in %.2fs: %s", pause, exc)
                 time.sleep(pause)

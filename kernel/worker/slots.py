@@ -26,7 +26,7 @@ MARK_LEASE: Final = 3
 MARK_TERMINATE: Final = 4
 """Raise TimeLimitExceeded in it, where a process cannot be killed for it."""
 
-_HEAD: Final = struct.Struct("=QQd")  # epoch, stage, lease_until
+_HEAD: Final = struct.Struct("=QQdd")  # epoch, stage, lease_until, give_up_at
 _CHILD: Final = struct.Struct("=QQQQ")  # pid, hold, tasks done, resident KiB
 _SLOT: Final = struct.Struct("=QdQ")  # seq, started, mark
 _MARK_BITS: Final = 3
@@ -104,6 +104,15 @@ class Slots:
     @lease_until.setter
     def lease_until(self, value: float) -> None:
         struct.pack_into("=d", self._map, 16, value)
+
+    @property
+    def give_up_at(self) -> float:
+        """From when on (monotonic seconds) no child tries again to store an end; 0.0 while none is to give up."""
+        return float(struct.unpack_from("=d", self._map, 24)[0])
+
+    @give_up_at.setter
+    def give_up_at(self, value: float) -> None:
+        struct.pack_into("=d", self._map, 24, value)
 
     # one child ----------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def test_without_a_result_backend_the_command_says_so(run: Run) -> None:
     ("url", "code", "words"),
     [
         ("nonsense://x", exits.USAGE, "no broker driver 'nonsense'"),
-        ("amqp://x", exits.USAGE, "pip install"),
+        ("amqp://127.0.0.1:9//", exits.UNREACHABLE, "cannot connect"),
         ("sqlite:////dev/null/x.db", exits.USAGE, "/dev/null"),
     ],
 )

@@ -26,6 +26,7 @@ class Bench:
         self.published: list[Publication] = []
         self.delivered: list[Ending] = []
         self.valid = True
+        self.gives_up = False
         self.standing: dict[str, Record] = {}
         self.store_error: Callable[[Sequence[Record]], BaseException | None] = lambda _: None
         self.publish_answer: Callable[[Publication], BaseException | None] = lambda _: None
@@ -39,6 +40,7 @@ class Bench:
             deliver=self.delivered.extend,
             resume=self._resume,
             valid=lambda: self.valid,
+            gives_up=lambda: self.gives_up,
             failpoints=Failpoints(),
         )
 
@@ -114,6 +116,28 @@ def test_one_that_was_acknowledged_early_is_never_given_up(bench: Bench) -> None
     assert [record.id for record in bench.stored] == ["id1"]
 
 
+def test_a_worker_that_is_to_end_hands_back_what_it_cannot_store(bench: Bench) -> None:
+    tries: list[int] = []
+
+    def fail(records: Sequence[Record]) -> BaseException:
+        tries.append(len(records))
+        bench.gives_up = len(tries) > 2
+        return errors.OperationalError("away")
+
+    bench.store_error = fail
+    add(bench, ending(1))
+    assert [item.verdict for item in bench.delivered] == [Verdict.REQUEUE]
+    assert len(tries) == 3
+
+
+def test_and_ends_without_the_record_of_what_was_acknowledged_early(bench: Bench) -> None:
+    bench.gives_up = True
+    bench.store_error = lambda _: errors.OperationalError("away")
+    bench.outbox.add(ending(1), more_soon=False, early_ack=True)
+    assert [item.verdict for item in bench.delivered] == [Verdict.ACK]
+    assert not bench.stored
+
+
 def test_a_login_that_is_refused_for_a_while_makes_no_dead_letters(bench: Bench) -> None:
     failures = iter([errors.ImproperlyConfigured("refused the login"), None])
     bench.store_error = lambda _: next(failures)
@@ -174,6 +198,7 @@ def test_short_ends_leave_together_and_no_slot_counts_as_running() -> None:
         deliver=lambda endings: delivered.append([ending.seq for ending in endings]),
         resume=lambda _seq, _record: None,
         valid=lambda: True,
+        gives_up=lambda: False,
         failpoints=Failpoints(),
         held=held.append,
     )
