@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+    from kernel.blueprint import Blueprint, shared_task
     from kernel.canvas import chain, chunks, group, xmap, xstarmap
     from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
     from kernel.groupresult import GroupResult, ResultSet
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncResult",
+    "Blueprint",
     "EagerResult",
     "GroupResult",
     "Ignore",
@@ -41,6 +43,7 @@ __all__ = [
     "group",
     "hookimpl",
     "maybe_signature",
+    "shared_task",
     "xmap",
     "xstarmap",
 ]
@@ -49,6 +52,7 @@ __version__ = "2026.11.0"
 
 _HOMES = {
     "AsyncResult": "result",
+    "Blueprint": "blueprint",
     "EagerResult": "result",
     "GroupResult": "groupresult",
     "Ignore": "errors",
@@ -69,6 +73,7 @@ _HOMES = {
     "group": "canvas",
     "hookimpl": "hooks",
     "maybe_signature": "signature",
+    "shared_task": "blueprint",
     "xmap": "canvas",
     "xstarmap": "canvas",
 }

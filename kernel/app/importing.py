@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import ModuleType
 
 from kernel import errors
 
@@ -21,10 +22,12 @@ class Discovery:
     packages: Packages
     related_name: str | None
 
-    def run(self) -> None:
+    def run(self) -> list[ModuleType]:
+        """The modules that there are, imported."""
         packages = self.packages() if callable(self.packages) else self.packages
-        for package in _django_packages() if packages is None else packages:
-            import_related(package, self.related_name)
+        named = _django_packages() if packages is None else packages
+        found = [import_related(package, self.related_name) for package in named]
+        return [module for module in found if module is not None]
 
 
 def _django_packages() -> Iterable[str]:
@@ -72,8 +75,8 @@ def import_modules(names: Iterable[str], *, setting: str) -> None:
             raise
 
 
-def import_related(package: str, related_name: str | None) -> None:
-    """Import ``package.related_name``, if there is one; the package alone without a name.
+def import_related(package: str, related_name: str | None) -> ModuleType | None:
+    """Import ``package.related_name``, if there is one; the package alone without a name. Returns what it imported.
 
     The path of a class (``proj.apps.ShopConfig``) means the package above it. Errors inside the modules pass through.
     """
@@ -86,12 +89,11 @@ def import_related(package: str, related_name: str | None) -> None:
         package = parent
         importlib.import_module(package)
     if related_name is None:
-        return
+        return sys.modules[package]
     name = f"{package}.{related_name}"
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
         # `package` is a plain module, which has nothing below it.
         spec = None
-    if spec is not None:
-        importlib.import_module(name)
+    return None if spec is None else importlib.import_module(name)

@@ -26,7 +26,7 @@ from kernel.request import Request, current_request, running_request
 
 if TYPE_CHECKING:
     from datetime import tzinfo
-    from types import TracebackType
+    from types import ModuleType, TracebackType
     from typing import Self, Unpack
 
     from kernel import groupresult
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kernel.app.aio import Bridge
     from kernel.app.calls import Calls
     from kernel.app.opened import Opened
+    from kernel.blueprint import Blueprint
     from kernel.control import Control
     from kernel.decorator import BoundDecorator, CoroutineTask, Decorator
     from kernel.interfaces.backend import Backend
@@ -154,6 +155,15 @@ class Kernel:
         if self._configured:
             self.extensions.setup("kernel_task_registered", app=self, task=task)
 
+    def take(self, *sources: Blueprint | ModuleType) -> None:
+        """Make the tasks of blueprints this app's own. A module stands for the blueprints in it, and for what
+        `shared_task` defined there. Taken again, nothing changes."""
+        from kernel.blueprint import Blueprint, blueprints_of
+
+        for source in sources:
+            for blueprint in [source] if isinstance(source, Blueprint) else blueprints_of(source):
+                blueprint.register(self)
+
     def add_builtin_tasks(self) -> None:
         """Register the tasks that `map`, `starmap` and `chunks` are messages of; done where they are needed, and by
         workers. Called again it does nothing."""
@@ -241,7 +251,7 @@ class Kernel:
         (at once with `force`). `packages` may be a callable that returns them; None are those of Django."""
         discovery = Discovery(packages, related_name)
         if force:
-            discovery.run()
+            self.take(*discovery.run())
         else:
             self._discoveries.append(discovery)
 
@@ -250,8 +260,9 @@ class Kernel:
         `autodiscover_tasks` was told. Raises `ImproperlyConfigured`, and what the modules raise."""
         import_modules(self.conf.imports, setting="imports")
         import_modules(self.conf.include, setting="include")
+        self.take(*[sys.modules[name] for name in [*self.conf.imports, *self.conf.include] if name in sys.modules])
         for discovery in self._discoveries:
-            discovery.run()
+            self.take(*discovery.run())
         self.add_builtin_tasks()
 
     # --- settings -------------------------------------------------------------------------------------------
