@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from kernel_lib_amqp import AmqpServer
+from kernel_lib_amqp.settings import broker_server
 
 from kernel import errors
 from kernel.interfaces import backend as api
@@ -133,7 +134,7 @@ def _server(config: api.BackendConfig) -> AmqpServer:
             f"rpc:// sends results over RabbitMQ, on the broker's own server, and there is {given}: give broker_url an "
             "amqp:// URL, or name another result_backend"
         )
-    return AmqpServer(broker.url, timeout=broker.timeout, options=broker.options, name=broker.app_name)
+    return broker_server(broker)
 
 
 def _memory(config: api.BackendConfig) -> int:

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_amqp import AmqpServer, ChannelClosed, frames
+from kernel_lib_amqp import ChannelClosed, frames
 from kernel_lib_amqp.faults import NOT_FOUND
+from kernel_lib_amqp.findings import examine
+from kernel_lib_amqp.settings import BROKER_SETTINGS, broker_server
 
 from kernel import errors
+from kernel.hooks import Finding
 from kernel.interfaces import broker as api
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
@@ -34,6 +37,7 @@ class AmqpBroker:
     interface = api.INTERFACE
     capabilities = api.BrokerCapabilities(glances=False, max_bytes=_MAX_BYTES)
     settings: tuple[Setting, ...] = (
+        *BROKER_SETTINGS,
         Setting("task_default_queue_type", "str", "classic", "Type of the queues that are declared.", choices=_TYPES),
         Setting(
             "broker_native_delayed_delivery_queue_type",
@@ -47,7 +51,7 @@ class AmqpBroker:
 
     def __init__(self, config: api.BrokerConfig) -> None:
         options = config.options
-        self.server = AmqpServer(config.url, timeout=config.timeout, options=options, name=config.app_name)
+        self.server = broker_server(config)
         self._shared = Shared(
             self.server,
             options,
@@ -56,7 +60,7 @@ class AmqpBroker:
         )
         self._ladder = Ladder(self._shared.admin, self._shared.delays)
         self._timeout = _seconds(options, "confirm_timeout", config.timeout)
-        confirms = options.get("confirm_publish", True)
+        self._confirms = confirms = bool(options.get("confirm_publish", True))
         self._publishers = self._shared.publishers if confirms else Publishers(self.server, confirms=False)
         self._heads = Heads()
         self._lock = threading.Lock()
@@ -164,6 +168,11 @@ class AmqpBroker:
             paused=paused,
             consumers=depth[1],
         )
+
+    def findings(self) -> Sequence[Finding]:
+        """For ``kernel doctor``."""
+        shared = self._shared
+        return examine(self.server, shared.as_declared(), consumer_timeout=shared.patience, confirms=self._confirms)
 
     def purge(self, queue: str) -> int:
         try:

@@ -34,7 +34,8 @@ class Shared:
     def __init__(self, server: AmqpServer, options: Mapping[str, Any], queue_type: str, delay_type: str) -> None:
         self.server = server
         self.timeout = server.timeout
-        self.hand_over_after = _patience(options) * 0.4
+        self.patience = _patience(options)
+        self.hand_over_after = self.patience * 0.4
         self.admin = Admin(server)
         # What we move ourselves is confirmed, whatever the publishing of tasks does.
         self.publishers = Publishers(server, confirms=True)
@@ -62,14 +63,23 @@ class Shared:
             self.admin.run(partial(self._declare, spec))
         self.queues.note(spec.name for spec in specs)
 
-    def _declare(self, spec: QueueSpec, channel: Channel) -> None:
+    def _arguments(self, spec: QueueSpec) -> dict[str, Any]:
         arguments = dict(spec.arguments)
         if self._queue_type == "quorum":
             arguments.setdefault("x-queue-type", "quorum")
         if spec.max_priority is not None and arguments.get("x-queue-type", "classic") == "classic":
             arguments.setdefault("x-max-priority", spec.max_priority)
+        return arguments
+
+    def as_declared(self) -> dict[str, dict[str, Any]]:
+        """Our queues, with the arguments that they are declared with here."""
+        with self._lock:
+            specs = {**self._specs}
+        return {name: self._arguments(specs.get(name) or QueueSpec(name)) for name in self.known()}
+
+    def _declare(self, spec: QueueSpec, channel: Channel) -> None:
         try:
-            channel.declare_queue(spec.name, durable=spec.durable, arguments=arguments)
+            channel.declare_queue(spec.name, durable=spec.durable, arguments=self._arguments(spec))
         except ChannelClosed as exc:
             if exc.code != PRECONDITION_FAILED:
                 raise

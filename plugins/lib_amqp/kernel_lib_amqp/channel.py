@@ -137,6 +137,11 @@ class Channel:
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         self.wire.send(frames.settle(self.number, frames.BASIC_ACK, tag, int(multiple)))
 
+    def publish_to_nobody(self) -> None:
+        """A message that the server drops: it tells what it has against those who publish."""
+        where = frames.address("", "", mandatory=False)
+        self.wire.send(b"".join(frames.publish(self.number, where, b"\0\0", b"", self.wire.frame_max)))
+
     def confirm_select(self) -> None:
         self._call(frames.CONFIRM_SELECT, b"\0", frames.CONFIRM_SELECT_OK)
 

@@ -11,6 +11,8 @@ from kernel import errors
 
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
+_OURS: Final = ("KEY_VALUES_MISMATCH", "NO_START_LINE", "BAD_END_LINE", "PEM_LIB", "KEY_TYPE_MISMATCH")
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "HTTP_REQUEST")
 
 
 class ConnectionLost(errors.OperationalError):
@@ -53,6 +55,27 @@ def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
         return errors.ImproperlyConfigured(
             f"the certificate of {shown} cannot be trusted ({text}); name its authority as ca_certs in broker_use_ssl"
         )
+    if isinstance(exc, ssl.SSLError):
+        return _tls_fault(exc, shown, text)
+    if isinstance(exc, ConnectionResetError) and not shown.startswith("amqps"):
+        text += ", as a port does that speaks TLS alone (amqps://)"
     return errors.OperationalError(
         f"cannot connect to {shown}: {text}; check that the server runs and the URL is right"
     )
+
+
+def _tls_fault(exc: ssl.SSLError, shown: str, text: str) -> errors.KernelError:
+    reason = exc.reason or ""
+    if reason in _OURS:
+        return errors.ImproperlyConfigured(
+            f"certfile and keyfile in broker_use_ssl cannot be used for {shown} ({text}); name a certificate and the "
+            "key that belongs to it, both as PEM files"
+        )
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return errors.ImproperlyConfigured(
+            f"{shown} refused our certificate, or wants one ({text}); name one that it trusts as certfile and keyfile "
+            "in broker_use_ssl"
+        )
+    if reason in _NO_TLS:
+        text += "; what answers there speaks no TLS: amqps:// needs the port for it, mostly 5671"
+    return errors.OperationalError(f"cannot connect to {shown} by TLS: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import weakref
@@ -12,13 +13,16 @@ from kernel import errors
 from kernel_lib_amqp.urls import Target, parse
 from kernel_lib_amqp.wire import Wire
 
+STRATEGIES: Final = ("round-robin", "shuffle")
+_METHODS: Final = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 _HEARTBEAT: Final = 30.0
 
 
 class AmqpServer:
     """Makes connections, and keeps heartbeats going on them. Usable from any thread.
 
-    Of several hosts the one that worked last is tried first, then the others in their order.
+    Of several hosts the one that worked last is tried first, then the others in their order, or shuffled where the
+    option ``failover_strategy`` says so. Raises `ImproperlyConfigured` and its kinds for options that are wrong.
     """
 
     def __init__(self, urls: str, *, timeout: float, options: Mapping[str, Any] | None = None, name: str = "") -> None:
@@ -27,9 +31,10 @@ class AmqpServer:
         self.timeout = _seconds(options, "connect_timeout", timeout)
         self.heartbeat = self.targets[0].heartbeat or _seconds(options, "heartbeat", _HEARTBEAT)
         self._name = name
-        self._login: str | None = options.get("login_method")
+        self._login = _choice(options, "login_method", _METHODS)
+        self._shuffled = _choice(options, "failover_strategy", STRATEGIES) == "shuffle"
         self._properties: Mapping[str, Any] = options.get("client_properties") or {}
-        self._first = 0
+        self._first = random.randrange(len(self.targets)) if self._shuffled else 0
         self._beats = Heartbeats()
 
     @property
@@ -42,8 +47,7 @@ class AmqpServer:
         fault: errors.KernelError | None = None
         count = len(self.targets)
         limit = self.timeout / count if count > 1 else self.timeout
-        for step in range(count):
-            at = (self._first + step) % count
+        for at in self._order():
             try:
                 wire = Wire(
                     self.targets[at],
@@ -62,6 +66,13 @@ class AmqpServer:
                 return wire
         assert fault is not None
         raise fault
+
+    def _order(self) -> list[int]:
+        count = len(self.targets)
+        others = [(self._first + step) % count for step in range(1, count)]
+        if self._shuffled:
+            random.shuffle(others)
+        return [self._first, *others]
 
 
 class Heartbeats:
@@ -114,3 +125,10 @@ def _seconds(options: Mapping[str, Any], name: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise errors.InvalidSetting(f"broker_transport_options[{name!r}] is {value!r}; seconds are needed")
     return float(value)
+
+
+def _choice(options: Mapping[str, Any], name: str, known: tuple[str, ...]) -> str | None:
+    value = options.get(name)
+    if value is not None and value not in known:
+        raise errors.InvalidSetting(f"{name} of the broker is {value!r}; it is one of {', '.join(known)}, or None")
+    return str(value) if value is not None else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,12 +10,12 @@ from typing import Any, Final
 from kombu.utils.url import parse_url
 
 from kernel import errors
+from kernel_lib_amqp.tls import tls_options
 
 _SCHEMES: Final = ("amqp", "amqps", "pyamqp")
 _PASSWORD: Final = re.compile(r"(://[^:@/?#]*):[^@/]*@")
 _PORT: Final = 5672
 _TLS_PORT: Final = 5671
-_TLS_OPTIONS: Final = ("ca_certs", "certfile", "keyfile", "cert_reqs", "ciphers", "server_hostname")
 _HOST_AND_PORT: Final = 65535
 
 
@@ -76,7 +75,7 @@ def _target(url: str, options: Mapping[str, Any]) -> Target:
         raise errors.ImproperlyConfigured(
             f"{shown!r} cannot be read: {exc}; write amqp://user:password@host:5672/vhost"
         ) from exc
-    tls = _tls(scheme, host, parts, options.get("ssl"))
+    tls = tls_options(options.get("ssl"), host, wanted=scheme == "amqps" or bool(parts.get("ssl")))
     number = int(port or (_PORT if tls is None else _TLS_PORT))
     if not 0 < number <= _HOST_AND_PORT:
         raise errors.ImproperlyConfigured(f"{shown!r}: the port is {number}; a number from 1 to 65535 is needed")
@@ -90,18 +89,6 @@ def _target(url: str, options: Mapping[str, Any]) -> Target:
         tls=tls,
         heartbeat=heartbeat,
     )
-
-
-def _tls(scheme: str, host: str, parts: Mapping[str, Any], wanted: Any) -> Mapping[str, Any] | None:
-    if scheme != "amqps" and not wanted and not parts.get("ssl"):
-        return None
-    given = wanted if isinstance(wanted, Mapping) else {}
-    unknown = sorted(set(given) - set(_TLS_OPTIONS))
-    if unknown:
-        raise errors.ImproperlyConfigured(f"ssl has {', '.join(unknown)}; it takes {', '.join(_TLS_OPTIONS)}")
-    verify = given.get("cert_reqs", ssl.CERT_REQUIRED)
-    name = given.get("server_hostname", host if verify != ssl.CERT_NONE else None)
-    return {**given, "cert_reqs": verify, "server_hostname": name}
 
 
 def mask(url: str) -> str:

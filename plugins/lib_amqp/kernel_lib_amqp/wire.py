@@ -53,6 +53,7 @@ class Wire:
         opened = _open(target, timeout, heartbeat, {"connection_name": name, **(properties or {})}, login_method)
         self.heartbeat = float(opened.heartbeat or 0)
         self.frame_max = int(opened.frame_max)
+        self.server_properties: Mapping[str, Any] = opened.server_properties or {}
         self._origin = opened
         self._sock: socket.socket = opened.transport.sock
         self._tls = isinstance(self._sock, ssl.SSLSocket)
