@@ -313,10 +313,11 @@ def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
         kind = _KINDS.get(name)
         if kind is None:
             continue
-        if value.__class__ is not kind and (kind is int or not isinstance(value, kind)):
-            raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; {_kind_name(kind)} is needed")
-        if kind is int and not 0 <= value < _MAX_COUNT:
-            raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; a number from 0 to 2^31 is needed")
+        if kind is int:
+            if value.__class__ is not int or not 0 <= value < _MAX_COUNT:
+                raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; a number from 0 to 2^31 is needed")
+        elif value.__class__ is not kind and not isinstance(value, kind):
+            raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; {kind.__name__} is needed")
         fields[name] = value
     limits = headers.get("timelimit")
     if limits is not None and limits != _NO_LIMITS:
@@ -339,10 +340,6 @@ def _is_limit(value: object) -> bool:
         return True
     # The upper bound keeps infinities and absurd numbers away from timers.
     return isinstance(value, int | float) and value.__class__ is not bool and 0 < value < 1e9
-
-
-def _kind_name(kind: type) -> str:
-    return "a number" if kind is int else kind.__name__
 
 
 def _short(value: object) -> str:
