@@ -7,6 +7,8 @@ Each ends with the worker alive and consuming within five seconds of the server'
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +51,7 @@ def server(one: RedisProcess) -> RedisProcess:
     return one
 
 
-@pytest.mark.case("R1", "F16", note="a long task is told that its lease is gone, and ends with the rest")
+@pytest.mark.case("R1", "F16")
 def test_everything_is_flushed(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
     """What is flushed is gone, by the operator's hand; what comes later runs, on all slots."""
     with (
@@ -71,6 +73,34 @@ def test_everything_is_flushed(tmp_path: Path, server: RedisProcess, tally: Tall
                 note.pid for note in project.notes() if note.key.startswith("k") and int(note.key[1:]) >= first + 500
             }
             assert len(pids) >= 6
+            tally.runs += 1
+
+
+@pytest.mark.case("R1")
+def test_what_runs_while_everything_is_flushed_ends(
+    tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds
+) -> None:
+    """It runs for several leases from then on, is told nothing, and its result is stored; one whose child dies then
+    is run again, for the server was told of it again."""
+    with (
+        redis_project(tmp_path, server, worker_lease=1.0) as project,
+        WorkerProcess(project, "-c", "2") as worker,
+        client_of(server) as client,
+    ):
+        for number in range(rounds(1, 10)):
+            result = project.task("fenced").delay(f"long{number}", 3)
+            victim = project.task("fenced").delay(f"victim{number}", 3)
+            wait_for(lambda n=number: project.counts("BEGIN")[f"victim{n}"] == 1, 10)  # type: ignore[misc]
+            wait_for(lambda n=number: project.counts("BEGIN")[f"long{n}"] == 1, 10)  # type: ignore[misc]
+            client.flushall()
+            time.sleep(1)
+            begun = [note for note in project.notes() if note.key == f"victim{number}" and note.word == "BEGIN"]
+            os.kill(begun[0].pid, signal.SIGKILL)
+            judge(project, [f"long{number}", f"victim{number}"], tally, within=10, word="VALID")
+            assert result.get(timeout=10)
+            assert victim.get(timeout=10)
+            assert project.counts("BEGIN")[f"long{number}"] == 1
+            assert "LeaseLost" not in worker.log
             tally.runs += 1
 
 
@@ -132,10 +162,9 @@ def test_a_replica_that_lagged_is_promoted(tmp_path: Path, tally: Tally, rounds:
                 unheard = send(project, 20, first=300)
                 proxy.move("127.0.0.1", new.port)
                 proxy.cut()
-                # What the replica had not heard of may have run on the old one; what it had is not lost. A settlement
-                # that it had not heard of leaves a claim behind until this worker ends.
+                # What the replica had not heard of may have run on the old one; what it had is not lost.
                 late = send(project, 20, first=400)
-                judge(project, [*heard, *late], tally, within=10, again=40, settled=False)
+                judge(project, [*heard, *late], tally, within=10, again=40)
                 assert len(unheard) == 20
                 assert worker.process.poll() is None
             tally.runs += 1
@@ -197,7 +226,10 @@ REPLIES = {
     "WRONGTYPE": b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
     "a truncated bulk": b"*2\r\n$100\r\nabc",
     "no protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "another's answer": b"+OK\r\n",
 }
+SHORTLY = ("LOADING", "READONLY", "OOM", "NOSCRIPT", "another's answer")
+"""Those that are given to every command in a short run too."""
 COMMANDS = {"CLAIM": claiming.CLAIM, "ACK": claiming.ACK, "RENEW": claiming.RENEW}
 
 
@@ -212,7 +244,7 @@ def test_replies_that_are_errors(tmp_path: Path, server: RedisProcess, tally: Ta
         number = 0
         for kind, reply in REPLIES.items():
             for name, script in COMMANDS.items():
-                if not rounds(name == "CLAIM" or kind in ("LOADING", "READONLY", "OOM", "NOSCRIPT"), True):
+                if not rounds(name == "CLAIM" or kind in SHORTLY, True):
                     continue
                 number += 1
                 trap = proxy.trap(script.sha.encode(), ANSWER, answer=reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import uuid
@@ -10,13 +11,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import Listener, RedisServer
+from kernel_lib_redis import Listener, RedisServer, unfitting
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
-from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis import answers, envelope, scripts
 from kernel_broker_redis.door import Door
+from kernel_broker_redis.holdings import Holdings
 from kernel_broker_redis.layout import Layout
+
+_log = logging.getLogger("kernel.redis")
 
 _LOOK_EVERY: Final = 1.0
 """Seconds between looks for what foreign producers pushed into other lists than the first: they wake nobody."""
@@ -26,6 +30,9 @@ _UNATTENDED: Final = 2.0
 _NO_DOUBT: Final = -1, -1
 _MAX_REASON: Final = 4000
 _AT_ONCE: Final = 1000
+_RESTORED_AT_ONCE: Final = 100
+_FORGOTTEN: Final = 2
+"""How a server tells that it began with nothing since we last heard of it."""
 
 
 class RedisConsumer:
@@ -56,6 +63,14 @@ class RedisConsumer:
         self._claims = 0
         self._doubt = _NO_DOUBT
         self._unsure: set[str] = set()
+        self._held = Holdings()
+        # Held by whoever settles, and by whoever tells a server again what is held.
+        self._settling = threading.Lock()
+        self._epoch = b""
+        self._until = 0.0
+        self._is_forgotten = False
+        self._is_lost = False
+        self._compared = 0
         self._turn = 0
         self._idle = False
         self._woken = threading.Event()
@@ -82,6 +97,7 @@ class RedisConsumer:
         end = time.monotonic() + timeout
         with self._fetching:
             try:
+                self._mend()
                 while not self._is_closed and limit > 0:
                     taken = self._step(limit, max_bytes, end)
                     if taken:
@@ -142,6 +158,10 @@ class RedisConsumer:
         if reply is None:
             self._drained = False
             return []
+        if not answers.is_claim(len(self._order))(reply):
+            self._unheard(first, limit)
+            self._door.drop()
+            raise unfitting(reply, self._server.shown)
         return self._came(reply, first, limit)
 
     def _and_more(self, taken: list[Delivery], limit: int, max_bytes: int) -> list[Delivery]:
@@ -174,9 +194,11 @@ class RedisConsumer:
         if self._fetching.acquire(blocking=False):
             try:
                 back = self._leave()
+                for each in back:
+                    self._held.put_back(each.key[1])
                 words = [word for each in back for word in (*each.key, "r", 0, 0, "")]
                 if words:
-                    self._run(scripts.END, *words)
+                    self._run(scripts.END, *words, fits=answers.is_outcomes(len(back)))
             finally:
                 self._fetching.release()
 
@@ -190,7 +212,7 @@ class RedisConsumer:
     def _words(self, first: int, limit: int, max_bytes: int, *, doubt: tuple[int, int]) -> list[object]:
         return [
             self._options.owner, self._lease, first, limit, max_bytes, int(self._idle),
-            len(self._layout.steps), *doubt, self._front, *self._order,
+            len(self._layout.steps), *doubt, self._front, self._epoch, *self._order,
         ]  # fmt: skip
 
     def _claim(self, limit: int, max_bytes: int) -> list[Delivery]:
@@ -205,7 +227,8 @@ class RedisConsumer:
             # Before the call: numbers of a claim that we never hear of are not used again.
             self._claims += limit
             try:
-                reply = self._run(scripts.CLAIM, *self._words(first, limit, max_bytes, doubt=self._doubt))
+                words = self._words(first, limit, max_bytes, doubt=self._doubt)
+                reply = self._run(scripts.CLAIM, *words, fits=answers.is_claim(len(self._order)))
             except errors.OperationalError:
                 self._unheard(first, limit)
                 raise
@@ -213,7 +236,7 @@ class RedisConsumer:
         return self._came(reply, first, limit)
 
     def _came(self, reply: Sequence[Any], first: int, limit: int) -> list[Delivery]:
-        now, look, _, drained, may_wait = reply[:5]
+        now, look, _, drained, may_wait = reply[: answers.HEAD]
         self._may_wait = bool(may_wait)
         self._drained = self._idle = bool(drained)
         pause = _LOOK_EVERY if look < 0 else min(_LOOK_EVERY, max(0.001, (look - now) / 1000))
@@ -222,16 +245,15 @@ class RedisConsumer:
 
     def _deliveries(self, lists: Sequence[str], reply: Sequence[Any], first: int) -> list[Delivery]:
         if reply[2]:
-            # The lease had run out, and with it everything that was held.
-            self._unsure.clear()
+            self._registered_again(reply[2], first)
         at = time.time()
         return [
             self._delivery(self._queue_of[lists[reply[i]]], lists[reply[i]], first + n, reply[i + 1], reply[i + 2], at)
-            for n, i in enumerate(range(5, len(reply), 3), 1)
+            for n, i in enumerate(range(answers.HEAD, len(reply), 3), 1)
         ]
 
     def _delivery(self, queue: str, key: str, number: int, starts: int, raw: bytes, at: float) -> Delivery:
-        return Delivery(
+        delivery = Delivery(
             envelope.decode(raw),
             queue,
             f"{self._id}-{number}",
@@ -240,26 +262,36 @@ class RedisConsumer:
             seen=starts >= 0,
             claimed_at=at,
         )
+        self._held.add(number, delivery)
+        return delivery
 
     @property
     def _lease(self) -> int:
         return max(1, round(self._options.lease * 1000))
 
-    def _run(self, script: Any, *args: object) -> Any:
-        return self._server.script(script, self._layout.prefix, self._layout.sep, self._id, *args)
+    def _run(self, script: Any, *args: object, fits: Callable[[Any], bool] | None = None) -> Any:
+        return self._server.script(script, self._layout.prefix, self._layout.sep, self._id, *args, fits=fits)
 
     # --- ends ---------------------------------------------------------------------------------------------------
 
     def start(self, deliveries: Sequence[Delivery]) -> Sequence[Settled]:
         if not deliveries or self._is_closed:
             return [Settled.STALE] * len(deliveries)
-        found = [Settled.STALE] * len(deliveries)
+        with self._settling:
+            done = self._start(deliveries)
+            if not all(done) and self._was_forgotten():
+                done = self._start(deliveries)
+        return [Settled.DONE if each else Settled.STALE for each in done]
+
+    def _start(self, deliveries: Sequence[Delivery]) -> list[int]:
+        found = [0] * len(deliveries)
         mine = [(at, delivery) for at, delivery in enumerate(deliveries) if self._is_mine(delivery)]
         for begin in range(0, len(mine), _AT_ONCE):
             part = mine[begin : begin + _AT_ONCE]
             words = [word for _, delivery in part for word in (*delivery.key, "s", 0, "", "")]
-            for (at, _), done in zip(part, self._run(scripts.END, *words), strict=True):
-                found[at] = Settled.DONE if done else Settled.STALE
+            replies = self._run(scripts.END, *words, fits=answers.is_outcomes(len(part)))
+            for (at, _), done in zip(part, replies, strict=True):
+                found[at] = done
         return found
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
@@ -270,22 +302,45 @@ class RedisConsumer:
             return found
         self._give_way()
         mine = [at for at, item in enumerate(settlements) if self._is_mine(item.delivery)]
+        with self._settling:
+            try:
+                done = self._settle(settlements, mine)
+                missing = [at for at in mine if not done[at]]
+                # One that is not there may have been done by a settlement whose answer was lost.
+                lacks = any(settlements[at].delivery.token not in self._unsure for at in missing)
+                if lacks and self._was_forgotten():
+                    done.update(self._settle(settlements, missing))
+            except errors.OperationalError:
+                # They may be done: when they are settled again, their absence does not mean that others have them.
+                self._unsure.update(settlements[at].delivery.token for at in mine)
+                raise
+            for at in mine:
+                token = settlements[at].delivery.token
+                if done[at] or token in self._unsure:
+                    found[at] = Settled.DONE
+                self._unsure.discard(token)
+                self._note(settlements[at])
+        return found
+
+    def _settle(self, settlements: Sequence[Settlement], mine: Sequence[int]) -> dict[int, int]:
+        """Of each of these, whether it was there. What was there is noted as settled."""
         acks = [at for at in mine if settlements[at].verdict is Verdict.ACK]
         rest = [at for at in mine if settlements[at].verdict is not Verdict.ACK]
         # The oldest is put back last, and so comes to lie in front.
         rest.sort(key=lambda at: -settlements[at].delivery.key[1])
-        try:
-            done = [*self._ack(settlements, acks), *self._end(settlements, rest)]
-        except errors.OperationalError:
-            # They may be done: when they are settled again, their absence does not mean that others have them.
-            self._unsure.update(settlements[at].delivery.token for at in mine)
-            raise
-        for at, was_there in zip([*acks, *rest], done, strict=True):
-            token = settlements[at].delivery.token
-            if was_there or token in self._unsure:
-                found[at] = Settled.DONE
-            self._unsure.discard(token)
-        return found
+        done = dict(zip(acks, self._ack(settlements, acks), strict=True))
+        done.update(zip(rest, self._end(settlements, rest), strict=True))
+        for at, was_there in done.items():
+            if was_there:
+                self._note(settlements[at])
+        return done
+
+    def _note(self, item: Settlement) -> None:
+        number = item.delivery.key[1]
+        if item.verdict is Verdict.ACK:
+            self._held.acknowledged(number)
+        else:
+            self._held.put_back(number)
 
     def _is_mine(self, delivery: Delivery) -> bool:
         return delivery.token.startswith(self._id)
@@ -299,18 +354,17 @@ class RedisConsumer:
         words: list[object] = []
         for key, members in groups.items():
             words += [key, len(members), *(settlements[at].delivery.key[1] for at in members)]
-        replies = self._run(scripts.ACK, *words)
+        replies = self._run(scripts.ACK, *words, fits=answers.is_outcomes(len(indexes)))
         order = [at for members in groups.values() for at in members]
-        answers = dict(zip(order, replies, strict=True))
-        return [answers[at] for at in indexes]
+        done = dict(zip(order, replies, strict=True))
+        return [done[at] for at in indexes]
 
     def _end(self, settlements: Sequence[Settlement], indexes: list[int]) -> list[int]:
         done: list[int] = []
         for begin in range(0, len(indexes), _AT_ONCE):
-            words: list[object] = []
-            for at in indexes[begin : begin + _AT_ONCE]:
-                words += _end_words(settlements[at])
-            done += self._run(scripts.END, *words)
+            part = indexes[begin : begin + _AT_ONCE]
+            words = [word for at in part for word in _end_words(settlements[at])]
+            done += self._run(scripts.END, *words, fits=answers.is_outcomes(len(part)))
         return done
 
     # --- the lease ----------------------------------------------------------------------------------------------
@@ -320,11 +374,88 @@ class RedisConsumer:
             return False
         with suppress(errors.OperationalError):
             self._give_way()
+        kept = self._ask()
+        # Whoever settles now does it himself.
+        if self._is_forgotten and self._settling.acquire(blocking=False):
+            try:
+                with suppress(errors.OperationalError):
+                    self._restore()
+            finally:
+                self._settling.release()
+        # A claim may have found before that the lease was lost.
+        kept, self._is_lost = kept and not self._is_lost, False
+        return kept
+
+    def _ask(self) -> bool:
+        """Renew the lease; whether what was claimed is ours still."""
+        asked, claims = time.monotonic(), self._claims
         lists = [key for keys in self._lists.values() for key in keys]
-        if self._run(scripts.RENEW, self._options.owner, self._lease, self._claims, *lists):
+        known = self._epoch
+        how, self._epoch = self._run(
+            scripts.RENEW, self._options.owner, self._lease, claims, known, *lists, fits=answers.is_lease
+        )
+        if not how and self._epoch != known:
+            # A claim of ours came first, and its answer has not been read.
+            how = _FORGOTTEN
+        kept = not how or self._registered_again(how, claims)
+        self._until = asked + self._options.lease
+        return kept
+
+    def _registered_again(self, how: int, claims: int) -> bool:
+        """The server did not know us. Whether what we have up to this claim is ours still: what a server has forgotten
+        while our lease held can be nobody else's."""
+        if how == _FORGOTTEN and time.monotonic() < self._until:
+            self._is_forgotten = True
             return True
+        self._is_lost, self._is_forgotten = True, False
+        self._held.void(claims)
         self._unsure.clear()
         return False
+
+    def _was_forgotten(self) -> bool:
+        """Ask whether the server has forgotten what we hold; if so, tell it again. For whoever has `_settling`."""
+        if not self._is_forgotten:
+            self._ask()
+        return self._is_forgotten and self._restore()
+
+    def _restore(self) -> bool:
+        """Tell the server again what we hold; False when it has forgotten us once more."""
+        claims = self._held.restorable()
+        for begin in range(0, len(claims), _RESTORED_AT_ONCE):
+            words = [word for claim in claims[begin : begin + _RESTORED_AT_ONCE] for word in claim]
+            if not self._run(scripts.RESTORE, *words, fits=answers.is_number):
+                return False
+        self._is_forgotten = False
+        _log.warning("%s has lost all it had; it was told again of %d claims", self._server.shown, len(claims))
+        return True
+
+    def _mend(self) -> None:
+        """Before anything is claimed: what the server knows of us, and we of it, is made the same."""
+        with self._settling:
+            if self._is_forgotten:
+                self._restore()
+            if self._server.connected != self._compared:
+                # Who answers now may be another, and know less.
+                self._compare()
+                self._compared = self._server.connected
+
+    def _compare(self) -> None:
+        """Settle again what a server holds for us though we settled it: a replica that had not heard of it."""
+        lists = list(self._queue_of)
+        found = self._run(scripts.HELD, *lists, fits=answers.is_numbers(len(lists)))
+        low, high = self._doubt
+        heard = self._at_door[0] if self._door.waits else self._claims
+        words: list[object] = []
+        for key, numbers in zip(lists, found, strict=True):
+            # Claims that nobody heard of are given back by the next one.
+            sure = [number for number in map(int, numbers) if number <= heard and not low < number <= high]
+            # The oldest is put back last, as always.
+            for number, done_with in self._held.strays(sorted(sure, reverse=True)):
+                words += [key, number, "a" if done_with else "r", 0, 0, ""]
+        if words:
+            count = len(words) // 6
+            _log.warning("%s had not heard of %d settlements; they are made again", self._server.shown, count)
+            self._run(scripts.END, *words, fits=answers.is_outcomes(count))
 
     def wake(self) -> None:
         self._woken.set()

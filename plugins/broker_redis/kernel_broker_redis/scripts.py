@@ -17,6 +17,8 @@ one priority step of a queue. Beside each lie, as ``kernel:{<list>}:<what>``:
     idle                set    consumers that wait for the queue (beside its first list)
     idle:first          set    the same, of those that see by themselves what is pushed into its first list
     aside:<consumer>    list   what was moved there while the consumer waited, until its next claim
+
+``kernel:epoch`` is made by the first lease and never changed: where it is another, the server has forgotten everything.
 """
 
 from __future__ import annotations
@@ -116,7 +118,14 @@ local function release(cid, keep)
   redis.call('ZREM', CONSUMERS, cid)
 end
 
-local function register(cid, owner, lease, floor, first)
+-- What this server has called itself since it last began with nothing.
+local function epoch(cid)
+  redis.call('SET', P .. 'kernel:epoch', cid .. ':' .. clock[1] .. '.' .. clock[2], 'NX')
+  return redis.call('GET', P .. 'kernel:epoch')
+end
+
+-- Answers 2 when the server has forgotten everything since it called itself `known`, and 1 otherwise.
+local function register(cid, owner, lease, floor, known, first)
   local key = consumer_key(cid)
   redis.call('HSET', key, 'owner', owner, 'floor', floor)
   for i = first, #ARGV do
@@ -124,6 +133,7 @@ local function register(cid, owner, lease, floor, first)
     redis.call('SADD', P .. 'kernel:queues', queue_of(ARGV[i]))
   end
   redis.call('ZADD', CONSUMERS, NOW + lease, cid)
+  return epoch(cid) ~= known and known ~= '' and 2 or 1
 end
 """
 
@@ -173,10 +183,10 @@ end
 
 # ARGV: prefix, sep, consumer, owner, lease (ms), number of the last claim, limit, bytes, whether the consumer is among
 # the idle, steps of a queue, -1 or the number above which claims of ours were never heard of, the last number of
-# these, the list at which we wait by ourselves; then lists, queue by queue.
-# Answers: now, when to look again (or -1), whether the lease had run out, whether nothing is left (the consumer is
-# then among the idle, and told of what comes), whether the list at which we wait may be waited at; then for each
-# message the index of its list, its starts (-1: never seen), and itself.
+# these, the list at which we wait by ourselves, the epoch that we know; then lists, queue by queue.
+# Answers: now, when to look again (or -1), 1 if the lease had run out and 2 if all was forgotten, whether nothing is
+# left (the consumer is then among the idle, and told of what comes), whether the list at which we wait may be waited
+# at; then for each message the index of its list, its starts (-1: never seen), and itself.
 CLAIM: Final = Script(
     _COMMON
     + _DESPITE
@@ -184,7 +194,7 @@ CLAIM: Final = Script(
     + r"""
 local cid, lease, base = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, left = tonumber(ARGV[7]), tonumber(ARGV[8])
-local steps, doubt, door, FIRST = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[13], 14
+local steps, doubt, door, FIRST = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[13], 15
 local lost = 0
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', CONSUMERS, '-inf', NOW, 'LIMIT', 0, 64)) do
   release(dead, true)
@@ -194,8 +204,7 @@ local floor = redis.call('HGET', consumer_key(cid), 'floor')
 if floor and base < tonumber(floor) then return { NOW, -1, 0, 0, 0 } end
 put_back(door, cid)
 if not floor then
-  lost = 1
-  register(cid, ARGV[4], lease, base, FIRST)
+  lost = math.max(1, register(cid, ARGV[4], lease, base, lost == 1 and '' or ARGV[14], FIRST))
 elseif doubt >= 0 then
   for i = FIRST, #ARGV do give_back(ARGV[i], cid, false, doubt, tonumber(ARGV[12])) end
   -- What was sent before and comes late claims nothing.
@@ -346,8 +355,8 @@ return out
 """
 )
 
-# ARGV: prefix, sep, consumer; then of each claim its list, number, what (r: back, d: dead, s: started), 1 if it is
-# charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON.
+# ARGV: prefix, sep, consumer; then of each claim its list, number, what (r: back, d: dead, s: started, a: done with),
+# 1 if it is charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON.
 END: Final = Script(
     _COMMON
     + _DESPITE
@@ -373,9 +382,9 @@ for i = 4, #ARGV, 6 do
         redis.call('HSET', own(queue, 'dead'), letter, raw)
         redis.call('HSET', own(queue, 'dead:meta'), letter, starts .. '\n' .. NOW .. '\n' .. ARGV[i + 5])
         redis.call('ZADD', own(queue, 'dead:order'), redis.call('INCR', own(queue, 'n')), letter)
-      elseif tonumber(ARGV[i + 4]) > 0 then
+      elseif what == 'r' and tonumber(ARGV[i + 4]) > 0 then
         defer(list, raw, NOW + tonumber(ARGV[i + 4]), starts, 1)
-      else
+      elseif what == 'r' then
         return_to(list, raw, starts)
       end
       redis.call('HDEL', held, number)
@@ -408,7 +417,8 @@ return 1
 """
 )
 
-# ARGV: prefix, sep, consumer, owner, lease, number of the last claim, lists.
+# ARGV: prefix, sep, consumer, owner, lease, number of the last claim, the epoch that we know, lists.
+# Answers 0 if the lease held, 1 if it had run out, 2 if all was forgotten; and the epoch.
 RENEW: Final = Script(
     _COMMON
     + _DESPITE
@@ -417,11 +427,38 @@ local cid, lease = ARGV[3], tonumber(ARGV[5])
 local deadline = tonumber(redis.call('ZSCORE', CONSUMERS, cid) or -1)
 if deadline > NOW then
   redis.call('ZADD', CONSUMERS, NOW + lease, cid)
-  return 1
+  return { 0, epoch(cid) }
 end
 if deadline >= 0 then release(cid, true) end
-register(cid, ARGV[4], lease, ARGV[6], 7)
-return 0
+local how = register(cid, ARGV[4], lease, ARGV[6], deadline < 0 and ARGV[7] or '', 8)
+return { how, epoch(cid) }
+"""
+)
+
+# ARGV: prefix, sep, consumer; then of each claim its list, number, starts (-1: never seen) and message.
+# For a server that forgot them. Answers 0, and does nothing, when it has forgotten the consumer again.
+RESTORE: Final = Script(
+    _COMMON
+    + _DESPITE
+    + r"""
+if not redis.call('ZSCORE', CONSUMERS, ARGV[3]) then return 0 end
+for i = 4, #ARGV, 4 do
+  local new = redis.call('HSETNX', own(ARGV[i], 'held:' .. ARGV[3]), ARGV[i + 1], ARGV[i + 3])
+  if new == 1 and tonumber(ARGV[i + 2]) >= 0 then
+    redis.call('HSET', own(ARGV[i], 'marks:' .. ARGV[3]), ARGV[i + 1], ARGV[i + 2] .. ',0')
+  end
+end
+return 1
+"""
+)
+
+# ARGV: prefix, sep, consumer, lists. Answers the numbers of the claims that are held, list by list.
+HELD: Final = Script(
+    _COMMON
+    + r"""
+local out = {}
+for i = 4, #ARGV do out[i - 3] = redis.call('HKEYS', own(ARGV[i], 'held:' .. ARGV[3])) end
+return out
 """
 )
 

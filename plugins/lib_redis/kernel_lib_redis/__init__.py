@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel_lib_redis.faults import ConnectionLost, fault
+from kernel_lib_redis.faults import ConnectionLost, fault, unfitting
 from kernel_lib_redis.findings import examine
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.listener import Event, Listener
@@ -27,4 +27,5 @@ __all__ = [
     "fault",
     "mask",
     "parse",
+    "unfitting",
 ]

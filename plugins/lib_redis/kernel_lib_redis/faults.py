@@ -31,6 +31,11 @@ class ConnectionLost(errors.OperationalError):
     """The connection broke: a command that was sent may have been carried out or not."""
 
 
+def unfitting(reply: object, shown: str) -> ConnectionLost:
+    """For an answer that its command cannot have: what else the connection says cannot be trusted."""
+    return ConnectionLost(f"the connection to {shown} is given up: it answered a script with {reply!r:.100}")
+
+
 def is_away(exc: BaseException) -> bool:
     """Whether this reply means that the next command should go over a new connection."""
     if isinstance(exc, exceptions.ConnectionError | exceptions.TimeoutError | OSError):

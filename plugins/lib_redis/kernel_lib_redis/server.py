@@ -6,13 +6,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from kernel import errors
 from kernel_lib_redis.build import Plan
-from kernel_lib_redis.faults import ConnectionLost, fault
+from kernel_lib_redis.faults import ConnectionLost, fault, unfitting
 from kernel_lib_redis.greeting import greet
 from kernel_lib_redis.link import Command, Link
 from kernel_lib_redis.script import Script
@@ -58,6 +58,8 @@ class RedisServer:
         self.options: Final[Mapping[str, Any]] = plan.options
         self.prefix: Final = plan.prefix
         self.timeout = timeout
+        self.connected = 0
+        """How often a connection was made: who answers on a new one may know less than who answered before."""
         self._idle_options = plan.idle
         self._check_after = plan.options.get("health_check_interval", _CHECKED_AFTER) or float("inf")
         self._most: int | None = plan.options.get("max_connections")
@@ -93,12 +95,14 @@ class RedisServer:
     def connect(self) -> Link:
         """A connection of one's own, which is not counted and not given back."""
         try:
-            return self.place.connect()
+            link = self.place.connect()
         except errors.ImproperlyConfigured as exc:
             if not self._checked:
                 raise
             # It was right before, so it is the server's side that changes: a password, a certificate, its Sentinels.
             raise errors.OperationalError(str(exc)) from exc
+        self.connected += 1
+        return link
 
     @contextmanager
     def link(self) -> Iterator[Link]:
@@ -128,10 +132,16 @@ class RedisServer:
         with self.link() as link:
             return _good(link, link.pipeline(commands))
 
-    def script(self, script: Script, *args: object) -> Any:
-        """Run a script once: when the connection breaks, it may have run or not."""
+    def script(self, script: Script, *args: object, fits: Callable[[Any], bool] | None = None) -> Any:
+        """Run a script once: when the connection breaks, it may have run or not.
+
+        An answer that does not pass `fits` is another's, or a stranger's: with it the connection counts as broken.
+        """
         with self.link() as link:
-            return link.script(script, *args)
+            reply = link.script(script, *args)
+            if fits is not None and not fits(reply):
+                raise unfitting(reply, link.shown)
+            return reply
 
     def take(self) -> Link:
         """`link` for who cannot use a block: it is given back by `give`, closed if answers may be left unread."""
