@@ -136,10 +136,11 @@ class Settlement:
     counts as a start that never ended: once, whether `Consumer.start` recorded it or not. Without `charged` a start
     that was recorded in this claim no longer counts. DEAD keeps it as a dead letter with `reason`; its starts are
     counted by the same rule.
-    `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any.
+    `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any. `early`: an ACK
+    of what has yet to run, and runs only if the claim stands.
     """
 
-    __slots__ = ("charged", "delay", "delivery", "publications", "reason", "records", "verdict")
+    __slots__ = ("charged", "delay", "delivery", "early", "publications", "reason", "records", "verdict")
 
     def __init__(
         self,
@@ -151,9 +152,11 @@ class Settlement:
         reason: str = "",
         records: Sequence[Record] = (),
         publications: Sequence[Publication] = (),
+        early: bool = False,
     ) -> None:
         self.delivery = delivery
         self.verdict = verdict
+        self.early = early
         self.delay = delay
         self.charged = charged
         self.reason = reason

@@ -29,7 +29,7 @@ class Obituary:
 class Assignment:
     """One task for an executor. `seq` is the engine's number for it, unique in a worker's life."""
 
-    __slots__ = ("early_ack", "message", "obituary", "queue", "seen", "seq", "starts", "token", "valid")
+    __slots__ = ("early_ack", "lost", "message", "obituary", "queue", "seen", "seq", "starts", "token", "valid")
 
     def __init__(
         self,
@@ -53,7 +53,13 @@ class Assignment:
         self.early_ack = early_ack
         self.obituary = obituary
         self.valid: Callable[[], bool] = valid or _always
-        """Whether this worker still owns the message."""
+        """Whether this worker's lease holds now."""
+        self.lost = False
+        """It ran out since this was claimed."""
+
+    def holds(self) -> bool:
+        """Whether this worker still owns the message. A lease that is held again covers only what was claimed since."""
+        return not self.lost and self.valid()
 
 
 def _always() -> bool:
@@ -121,4 +127,8 @@ class Sink(Protocol):
 
     def ended(self, ending: Ending) -> None:
         """The task is over. Records, publications and verdict are carried out in that order, in batches."""
+        ...
+
+    def flush(self) -> None:
+        """Carry out what waits for company, and wait for it: somebody is about to look for what it stores."""
         ...

@@ -337,7 +337,7 @@ class Engine:
     def _prepare(self, item: Item) -> None:
         """What must be on the broker before it may start."""
         if item.early_ack:
-            self.pump.settle(item, Settlement(item.delivery, Verdict.ACK))
+            self.pump.settle(item, Settlement(item.delivery, Verdict.ACK, early=True))
         else:
             self.pump.begin(item)
 
@@ -484,11 +484,11 @@ class Engine:
         self._renewer.begin()
 
     def _on_lease_lost(self) -> None:
-        """On the renewer's thread: what runs is told, where its runner can be."""
-        _log.error("the lease of this worker ran out: what it holds may be run by others; their results count")
+        """On the renewer's thread, and perhaps again: what runs is told once, where its runner can be."""
         for holding in self._executors.holdings():
             item = self._ledger.get(holding.seq)
-            if holding.started > 0 and item is not None and not item.acked:
+            if holding.started > 0 and item is not None and not (item.acked or item.lost):
+                item.lost = True
                 self._executors.mark(holding, slots.MARK_LEASE)
         self._post(LeaseLost())
 

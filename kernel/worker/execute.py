@@ -84,6 +84,8 @@ class TaskJob:
 
         On the body's own thread (in a signal handler) it is raised here. It never hits anything but the body.
         """
+        if kind is errors.LeaseLost:
+            self.assignment.lost = True
         return self.guard.interrupt(kind)
 
 
@@ -186,7 +188,7 @@ class Executor:
             assert life.refusal is not None, "a refused task has its reason"
             self._finish(job, life, attempt.failed(None, life.refusal))
             return None
-        if not assignment.early_ack and not assignment.valid():
+        if not assignment.early_ack and not assignment.holds():
             # Somebody else may be running it by now; not so if it was acknowledged early.
             self._deliver(job, Ending(assignment.seq, Verdict.REQUEUE, task=life.name))
             return None
@@ -222,7 +224,7 @@ class Executor:
                 starts=assignment.starts,
                 seen=assignment.seen,
                 seq=assignment.seq,
-                valid=assignment.valid,
+                valid=assignment.holds,
                 sink=self._sink,
             )
         except Exception as exc:
@@ -280,6 +282,8 @@ class Executor:
         """The ending of a task that has its terminal record already; None when it has to be run."""
         if self.app.backend.capabilities.to_caller:
             return None  # only who called has the record
+        # Its other copy may have ended in this process a moment ago.
+        self._sink.flush()
         for number in range(1, _LOOK_ATTEMPTS + 1):
             try:
                 standing = self.app.backend.load([life.id])[0]

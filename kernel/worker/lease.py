@@ -17,7 +17,8 @@ _RETRY_SECONDS = 0.5
 
 class Renewer:
     """Renews at a third of the lease. `held` is told until when (monotonic) the lease certainly holds, `lost`
-    is called when it has run out, once for each time."""
+    is called when it has run out: once while nothing can be asked, and whenever the broker says so, which it may do
+    again and again while it is away. The log says it once, and once that it holds again."""
 
     def __init__(self, pump: Pump, lease: float, *, held: Callable[[float], None], lost: Callable[[], None]) -> None:
         self._pump = pump
@@ -27,6 +28,8 @@ class Renewer:
         self._until = time.monotonic() + lease
         self._stop = threading.Event()
         self._is_lost = False
+        self._told_at: float | None = None
+        """Since when the log says that it is lost."""
         self._thread = threading.Thread(target=self._run, name="kernel-lease", daemon=True)
 
     @property
@@ -68,6 +71,10 @@ class Renewer:
             return min(_RETRY_SECONDS, self._lease / 3)
         if not kept:
             self._declare_lost()
+        elif self._told_at is not None:
+            # Whoever was shown the loss is shown its end.
+            _log.warning("the lease of this worker holds again, after %.1fs", time.monotonic() - self._told_at)
+            self._told_at = None
         # The server counted from some moment after the call began; that moment is the safe one to count from.
         self._until = asked + self._lease
         self._is_lost = False
@@ -75,6 +82,9 @@ class Renewer:
         return self._lease / 3
 
     def _declare_lost(self) -> None:
+        if self._told_at is None:
+            self._told_at = time.monotonic()
+            _log.error("the lease of this worker ran out: what it holds may be run by others; their results count")
         if not self._is_lost:
             self._is_lost = True
             self._lost()

@@ -41,6 +41,7 @@ class Item:
         "hard",
         "id",
         "is_prepared",
+        "lost",
         "name",
         "obituary",
         "place",
@@ -67,6 +68,8 @@ class Item:
         self.early_ack = False
         self.is_prepared = False
         self.acked = False
+        self.lost = False
+        """What runs was told that its lease is gone."""
         self.obituary: Obituary | None = None
         self.attempts = 0
         """How many children died over it in this worker, after its end was decided."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 from kernel import errors
 from kernel.app import Kernel
 from kernel.interfaces.pool import Drained
+from kernel.worker.assignment import Assignment
+from kernel.worker.execute import Executor, TaskJob
 from kernel.worker.lease import Renewer
 from kernel.worker.local import LocalInbox
 from kernel.worker.shutdown import Shutdown, Stage
@@ -68,6 +71,35 @@ def test_a_lease_that_ran_out_is_told_once() -> None:
     made.stop()
     assert lost == [True]
     assert made.is_lost
+
+
+def test_a_broker_that_says_lost_again_and_again_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And once when it holds again; each loss is passed on, since something may have been claimed in between."""
+    answers = [False, False, False, True, True, False]
+    lost: list[bool] = []
+    made = renewer(lambda: answers.pop(0), [], lost)
+    with caplog.at_level(logging.WARNING, "kernel.worker"):
+        for _ in range(6):
+            made._renew()
+    said = ["ran out" if "ran out" in each.getMessage() else "again" for each in caplog.records]
+    assert said == ["ran out", "again", "ran out"]
+    assert len(lost) == 4
+
+
+def test_a_task_that_was_told_of_the_loss_stays_stale() -> None:
+    """Though the worker's lease holds again: that covers what it claims from then on."""
+    app = Kernel("stale", broker="memory://", backend="memory://")
+    assignment: Any = SimpleNamespace(lost=False)
+    job = TaskJob(Executor(app, hostname="h", sink=SimpleNamespace()), assignment)  # type: ignore[arg-type]
+    job.interrupt(errors.SoftTimeLimitExceeded)
+    assert assignment.lost is False
+    job.interrupt(errors.LeaseLost)
+    assert assignment.lost is True
+    real = Assignment(1, SimpleNamespace(), "q", "t", valid=lambda: True)  # type: ignore[arg-type]
+    assert real.holds()
+    real.lost = True
+    assert not real.holds()
+    app.close()
 
 
 def test_a_cold_end_goes_through_the_soft_stage_unless_it_is_to_come_at_once() -> None:
