@@ -32,6 +32,7 @@ _TAG: Final = "replies"
 _DAY: Final = 86400.0
 _SHORTEST_ABSENCE: Final = 60.0
 _LONGEST_PAUSE: Final = 2.0
+_TELL_EVERY: Final = 60.0
 _tag = struct.Struct(">Q").unpack_from
 
 
@@ -62,6 +63,7 @@ class Inbox:
         self._ready = self._was_ready = False
         self._attempts = 0
         self._fault: errors.KernelError | None = None
+        self._tell_at = 0.0
         self._wanted = False
         self._consuming = False
         self._generation = 0
@@ -165,9 +167,18 @@ class Inbox:
                 self._changed.notify_all()
                 if self._closed:
                     return
-                _log.warning("no replies for now: %s; next try in %.2f s", fault, pause)
+                self._tell(fault)
                 self._changed.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _tell(self, fault: errors.KernelError) -> None:
+        """When it begins, and then once a minute: a server may be away for long."""
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + _TELL_EVERY
+            _log.warning("no replies for now: %s; it is tried again until the server is back", fault)
+        else:
+            _log.debug("still no replies: %s", fault)
 
     def _serve(self) -> None:
         """Until the end, or a broken connection."""
@@ -220,6 +231,9 @@ class Inbox:
             self._declared = self._ready = True
             self._fault = None
             self._changed.notify_all()
+        if self._tell_at:
+            self._tell_at = 0.0
+            _log.warning("replies from %s come again", self._server.shown)
 
     def _declare(self, channel: Channel) -> None:
         arguments: dict[str, Any] = {"x-expires": round(self._absence * 1000), "x-queue-type": "classic"}

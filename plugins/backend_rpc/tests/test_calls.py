@@ -14,7 +14,8 @@ from kernel_backend_rpc import RpcBackend
 
 from kernel import Kernel, errors
 from kernel.extensions import Extensions
-from kernel.interfaces.backend import Record
+from kernel.interfaces.backend import BackendConfig, Record
+from kernel.interfaces.broker import BrokerConfig
 from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.workers import wait_for
 from kernel.worker.worker import Worker
@@ -117,6 +118,21 @@ def test_a_cut_connection_loses_nothing(kernel_app: Kernel, kernel_rabbitmq: Rab
     for thread in threads:
         thread.join(30)
     assert got == {result.id: at for at, result in enumerate(results)}
+
+
+def test_a_server_that_is_away_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    backend = RpcBackend(
+        BackendConfig(url="rpc://", timeout=0.2, broker=BrokerConfig(url="amqp://127.0.0.1:1//", timeout=0.2))
+    )
+    try:
+        # The thread tries again and again; each of these waits for one of its attempts.
+        for _ in range(4):
+            with pytest.raises(errors.OperationalError, match="cannot connect"):
+                backend.expect(["one"])
+    finally:
+        backend.close()
+    told = [record for record in caplog.records if "no replies for now" in record.getMessage()]
+    assert len(told) == 1
 
 
 def test_a_deleted_queue_is_told_of_and_made_again(kernel_app: Kernel, kernel_rabbitmq: RabbitProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from kernel_broker_amqp.pauses import Pauses
 from kernel_broker_amqp.publisher import Parcel, Publishers
 from kernel_broker_amqp.queues import Queues
 
+_log: Final = logging.getLogger("kernel.amqp")
 _PATIENCE: Final = 1800.0
 """Seconds after which RabbitMQ ends a channel whose delivery is not settled, as it is shipped."""
 _ETA_MARK: Final = b"\x03etaS"
@@ -47,6 +49,7 @@ class Shared:
         self._lock = threading.Lock()
         self._specs: dict[str, QueueSpec] = {}
         self._addresses: dict[str, bytes] = {}
+        self._told: set[str] = set()
 
     def close(self) -> None:
         self.publishers.close()
@@ -85,6 +88,7 @@ class Shared:
                 raise
             # It exists with other arguments, and stays as it is.
             channel.reopen()
+            self._tell_otherwise(spec.name, str(exc))
         if spec.exchange:
             try:
                 channel.declare_exchange(spec.exchange, spec.exchange_type)
@@ -93,6 +97,19 @@ class Shared:
                     raise
                 channel.reopen()
             channel.bind_queue(spec.name, spec.exchange, spec.routing_key or spec.name)
+
+    def _tell_otherwise(self, queue: str, why: str) -> None:
+        """Once for each queue: messages in one that is not durable are gone with the server."""
+        with self._lock:
+            if queue in self._told:
+                return
+            self._told.add(queue)
+        _log.warning(
+            "the queue %r is there already, declared otherwise, and is used as it is: %s; "
+            "`kernel doctor` says what that means",
+            queue,
+            why,
+        )
 
     def declare_again(self, queue: str) -> None:
         """After it was deleted; as it was declared before, where that is known."""

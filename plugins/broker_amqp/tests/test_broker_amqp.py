@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,13 +15,12 @@ from kernel.testing.conformance.broker import BrokerConformance
 from kernel.testing.conformance.broker_claims import LeaseCases
 from kernel.testing.conformance.broker_ends import SettleCases
 from kernel.testing.conformance.broker_kit import BrokerKit, made, numbers
-from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
+from kernel.testing.rabbitmq import RabbitProcess
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RabbitProcess]:
-    with rabbitmq_server() as server:
-        yield server
+@pytest.fixture
+def server(kernel_rabbitmq: RabbitProcess) -> RabbitProcess:
+    return kernel_rabbitmq
 
 
 class OnRabbit(BrokerKit):

@@ -15,7 +15,7 @@ from kernel_broker_amqp import AmqpBroker
 
 from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, PublishState, QueueSpec
 from kernel.message import Message, Publication
-from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
+from kernel.testing.rabbitmq import RabbitProcess
 
 kombu: Any = importlib.import_module("kombu")
 native: Any = importlib.import_module("kombu.transport.native_delayed_delivery")
@@ -45,10 +45,9 @@ HEADERS: dict[str, Any] = {
 BODY = b'[[2, 3], {"\xc5\xbe": 1.5}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RabbitProcess]:
-    with rabbitmq_server() as server:
-        yield server
+@pytest.fixture
+def server(kernel_rabbitmq: RabbitProcess) -> RabbitProcess:
+    return kernel_rabbitmq
 
 
 @pytest.fixture
@@ -106,9 +105,15 @@ def test_what_we_wrote_is_read_by_kombu(broker: AmqpBroker, connection: Any, nam
     got.ack()
 
 
-def test_a_celery_queue_is_left_as_it_was_declared(broker: AmqpBroker, connection: Any, name: str) -> None:
+def test_a_celery_queue_is_left_as_it_was_declared(
+    broker: AmqpBroker, connection: Any, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     kombu.Queue(name, max_priority=7, queue_arguments={"x-message-ttl": 600_000})(connection).declare()
     broker.declare([QueueSpec(name)])
+    broker.declare([QueueSpec(name)])
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "kernel.amqp"]
+    assert name in told
+    assert "inequivalent arg" in told
     sent = Message({"id": "1", "task": "t"}, b"[]", content_type="application/json")
     assert broker.publish([Publication(sent, name)])[0].state is PublishState.STORED
     assert one(broker, name).message.id == "1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from kernel_lib_amqp import AmqpServer
@@ -13,13 +12,12 @@ from kernel_lib_amqp.channel import Channel
 from kernel_lib_amqp.findings import examine
 
 from kernel.hooks import Finding
-from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
+from kernel.testing.rabbitmq import RabbitProcess
 
 
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitProcess]:
-    with rabbitmq_server() as server:
-        yield server
+@pytest.fixture
+def rabbit(kernel_rabbitmq: RabbitProcess) -> RabbitProcess:
+    return kernel_rabbitmq
 
 
 def found(url: str, *queues: str, timeout: float = 1800.0, confirms: bool = True) -> dict[str, Finding]:
