@@ -113,6 +113,9 @@ class Child:
         early = job is not None and job.assignment.early_ack
         self._outbox.add(ending, more_soon=self.inbox.more_soon, early_ack=early)
 
+    def flush(self) -> None:
+        self._outbox.flush_now()
+
     # the plugins' side (ChildInfo) --------------------------------------------------------------------------
 
     def report(self, topic: str, data: Mapping[str, Any]) -> None:

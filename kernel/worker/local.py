@@ -332,6 +332,9 @@ class Local:
         early = job is not None and job.assignment.early_ack
         self._outbox.add(ending, more_soon=bool(self._short), early_ack=early)
 
+    def flush(self) -> None:
+        self._outbox.flush_now()
+
     def report(self, topic: str, data: Mapping[str, Any]) -> None:
         self._tell("report", (topic, data))
 

@@ -34,6 +34,7 @@ interpreter from the tasks themselves."""
 _BATCH: Final = 64
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+_LONGEST_WAIT: Final = 5.0
 
 _T = TypeVar("_T")
 
@@ -118,6 +119,12 @@ class Outbox:
                 self._carry_out_pending()
             finally:
                 self._flushing.release()
+
+    def flush_now(self) -> None:
+        """The same, and wait for whoever is at it already: for a bounded time, since a server may be away."""
+        self.flush()
+        if self._flushing.acquire(timeout=_LONGEST_WAIT):
+            self._flushing.release()
 
     def flush_soon(self) -> None:
         """The same within about two milliseconds, on a thread: for callers that must not wait for a server."""

@@ -37,6 +37,9 @@ class Bench:
     def ended(self, ending: Ending) -> None:
         self.endings.append(ending)
 
+    def flush(self) -> None:
+        """Nothing waits here."""
+
     # what a worker does -------------------------------------------------------------------------------------
 
     def assignment(self, message: Message, **fields: Any) -> Assignment:
