@@ -209,3 +209,23 @@ def test_short_ends_leave_together_and_no_slot_counts_as_running() -> None:
     assert [seq for batch in delivered for seq in batch] == [1, 2, 3]
     assert held[0] == 2
     outbox.close()
+
+
+def test_who_looks_for_a_record_waits_for_the_one_that_is_being_stored(bench: Bench) -> None:
+    """What ended in this process stands when `flush_now` is over, whoever is at it."""
+    storing, go_on = threading.Event(), threading.Event()
+
+    def held(_: Sequence[Record]) -> None:
+        storing.set()
+        assert go_on.wait(10)
+
+    bench.store_error = held
+    bench.outbox.add(ending(1), more_soon=True)
+    other = threading.Thread(target=bench.outbox.flush)
+    other.start()
+    assert storing.wait(10)
+    assert not bench.stored
+    threading.Timer(0.05, go_on.set).start()
+    bench.outbox.flush_now()
+    assert [record.id for record in bench.stored] == ["id1"]
+    other.join(10)
