@@ -20,8 +20,10 @@ app.conf.update(broker_url=os.environ.get({line!r}, {url!r}))
 @app.task(bind=True)
 def fenced(self, key, seconds):
     note("BEGIN", key)
-    time.sleep(seconds)
-    note("VALID" if self.request.lease_valid() else "STALE", key)
+    try:
+        time.sleep(seconds)
+    finally:  # told of a loss, too
+        note("VALID" if self.request.lease_valid() else "STALE", key)
     return os.getpid()
 
 

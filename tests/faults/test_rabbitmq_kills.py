@@ -85,6 +85,7 @@ def test_frozen_for_longer_than_the_heartbeats(tmp_path: Path, url: str, tally: 
                 wait_for(lambda key=key: project.counts("BEGIN")[key] == 2, 15)  # type: ignore[misc]
                 frozen.signal_all(signal.SIGCONT)
                 wait_for(lambda w=frozen: "lease of this worker ran out" in w.log, 10, lambda w=frozen: w.log)  # type: ignore[misc]
+                wait_for(lambda key=key: project.counts("STALE")[key] == 1, 10, lambda w=frozen: w.log)  # type: ignore[misc]
                 second.kill()
                 wait_for(lambda key=key: project.counts("BEGIN")[key] == 3, 15, lambda w=frozen: w.log)  # type: ignore[misc]
                 wait_for(lambda key=key: project.counts("VALID")[key] == 1, 15)  # type: ignore[misc]
@@ -122,15 +123,20 @@ def test_the_worker_killed_at_random(tmp_path: Path, url: str, tally: Tally, rou
 
 @pytest.mark.case("X8")
 def test_a_time_limit_across_a_restart_of_the_server(tmp_path: Path, tally: Tally) -> None:
+    """The task is told that its delivery is gone, goes on, and is killed in time though no server is there."""
     tasks = """
+from kernel import errors
+
+
 @app.task(time_limit=4)
 def endless(key):
     note("BEGIN", key)
     try:
         time.sleep(60)
-        note("COMMIT", key)
-    finally:
-        note("END", key)
+    except errors.LeaseLost:
+        note("TOLD", key)  # and it goes on all the same
+    time.sleep(60)
+    note("COMMIT", key)
 """
     with (
         rabbitmq_server() as server,
@@ -142,10 +148,13 @@ def endless(key):
         begun = time.monotonic()
         server.kill()
         children = worker.children()
-        # It is told that its delivery is another's by now, or killed when its time is over.
-        wait_for(lambda: project.counts("END")["x"] or worker.children() != children, 15, lambda: worker.log)
+        wait_for(lambda: project.counts("TOLD")["x"] == 1, 10, lambda: worker.log)
+        wait_for(lambda: "hard time limit (4.0s) exceeded" in worker.log, 10, lambda: worker.log)
+        wait_for(lambda: worker.children() != children, 5, lambda: worker.log)
         assert time.monotonic() - begun < 15
+        assert worker.log.count("lease of this worker ran out") == 1, worker.log
         server.start()
+        wait_for(lambda: "lease of this worker holds again" in worker.log, 15, lambda: worker.log)
         judge(project, send(project, 5), tally, within=10)
         assert project.counts("COMMIT")["x"] == 0
         assert worker.process.poll() is None
