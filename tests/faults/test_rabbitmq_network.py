@@ -129,7 +129,8 @@ def test_connections_cut_at_random(
             time.sleep(generator.uniform(0.2, 0.7))
             proxy.cut(fin=generator.random() < 0.3)
             tally.runs += 1
-        judge(project, keys, tally, within=30, again=60 * tally.runs)
+        # What has ended and what has not is told apart; what ran at that moment may run again.
+        judge(project, keys, tally, within=30, again=10 * tally.runs)
         assert worker.process.poll() is None
 
 

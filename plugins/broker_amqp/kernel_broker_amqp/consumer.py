@@ -22,6 +22,7 @@ from kernel_lib_amqp.frames import Frame
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_amqp import letters
+from kernel_broker_amqp.ended import Ended
 from kernel_broker_amqp.envelope import restated, state
 from kernel_broker_amqp.guard import IDLE_SECONDS, Guard
 from kernel_broker_amqp.holds import HOLD, Holds
@@ -53,6 +54,7 @@ class AmqpConsumer:
         self._lines = 0
         self._line: Line | None = None
         self._holds = Holds(shared, self._id)
+        self._ended = Ended()
         self._lock = threading.RLock()
         self._turn = 0
         self._woken = threading.Event()
@@ -104,6 +106,7 @@ class AmqpConsumer:
             if line is not self._told and any(not claim.done for claim in line.unsettled.values()):
                 self._has_lost = True
             self._told = None
+            self._ended.lost(tuple(line.unsettled.values()))
             line.wire.close()
             self._line = None
         shared = self._shared
@@ -122,6 +125,7 @@ class AmqpConsumer:
             raise
         self._lines += 1
         self._guard.renewed()
+        self._ended.connected()
         self._line = line
         return line
 
@@ -213,6 +217,7 @@ class AmqpConsumer:
         taps = [tap for tap in line.taps.values() if tap.buffer and not tap.paused]
         taken: list[Delivery] = []
         later: list[tuple[Claim, float]] = []
+        over: list[Claim] = []
         size = 0
         if taps:
             self._turn += 1
@@ -230,6 +235,9 @@ class AmqpConsumer:
                 tap.buffer.popleft()
                 if not tap.buffer:
                     taps.remove(tap)
+                if claim.redelivered and self._ended.has(claim):
+                    over.append(claim)
+                    continue
                 due = due_of(message)
                 if due > now:
                     later.append((claim, due))
@@ -239,6 +247,9 @@ class AmqpConsumer:
                 taken.append(self._delivery(claim, now))
                 if len(taken) >= limit:
                     break
+        if over:
+            line.settle(over, [])
+            self._ended.acked(over)
         if later:
             self._postpone(line, later)
         return taken
@@ -340,12 +351,18 @@ class AmqpConsumer:
             self._look()
             found = [Settled.STALE] * len(settlements)
             acked: list[Claim] = []
+            copied: list[Claim] = []
             returned: list[Claim] = []
             parcels: list[Parcel] = []
             met: set[Claim] = set()
             for at, item in enumerate(settlements):
                 claim = self._mine(item.delivery)
-                if claim is None or claim in met:
+                if claim is None:
+                    key = item.delivery.key
+                    if item.verdict is Verdict.ACK and not item.early and isinstance(key, Claim):
+                        self._ended.refused(key)
+                    continue
+                if claim in met:
                     continue
                 met.add(claim)
                 found[at] = Settled.DONE
@@ -354,11 +371,14 @@ class AmqpConsumer:
                     continue
                 if item.verdict is not Verdict.ACK:
                     parcels.append(self._copy(claim, item))
-                acked.append(claim)
+                    copied.append(claim)
+                else:
+                    acked.append(claim)
             self._shared.store(parcels)
             line = self._line
             if met and line is not None:
-                line.settle(acked, returned)
+                line.settle(acked + copied if copied else acked, returned)
+                self._ended.acked(acked)
             return found
 
     def _look(self) -> None:
