@@ -21,11 +21,16 @@ _NO_LIMITS: Final = [None, None]
 
 
 class Intake:
-    """Reads headers. `read` raises `InvalidTaskError` for a message that is no task."""
+    """Reads headers. `read` raises `InvalidTaskError` for a message that is no task.
 
-    def __init__(self, manifest: Manifest, *, delivery_limit: int | None) -> None:
+    `judges_time` is for brokers that know no delays. With the others their server's clock has decided already: a
+    worker whose own is behind would only send away what is due.
+    """
+
+    def __init__(self, manifest: Manifest, *, delivery_limit: int | None, judges_time: bool = True) -> None:
         self._manifest = manifest
         self._limit = delivery_limit
+        self._judges_time = judges_time
         settings = manifest.settings
         self._soft = float(settings.get("task_soft_time_limit") or 0) or None
         self._hard = float(settings.get("task_time_limit") or 0) or None
@@ -62,12 +67,13 @@ class Intake:
         return Obituary(states.FAILURE, "WorkerLostError", text, Verdict.DEAD)
 
     def early(self, item: Item) -> float:
-        """Seconds until the message is due, for brokers that cannot tell; 0.0 when it is."""
+        """Seconds until the message is due, for brokers that cannot tell; 0.0 when it is. Raises
+        `InvalidTaskError`."""
         eta = item.delivery.message.headers.get("eta")
         if eta is None:
             return 0.0
         left = instant(eta, "eta") - time.time()
-        return left if left > _EARLY_SECONDS else 0.0
+        return left if self._judges_time and left > _EARLY_SECONDS else 0.0
 
 
 def instant(value: object, name: str) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kernel import states
+from kernel import errors, states
 from kernel.extensions import Extensions
 from kernel.hooks import hookimpl
 from kernel.interfaces.broker import Delivery, Verdict
@@ -121,3 +122,14 @@ def test_a_defect_costs_the_message_and_not_the_worker() -> None:
     assert fate is not None
     assert fate.verdict is Verdict.DEAD
     assert "a defect of ours" in fate.reason
+
+
+def test_the_servers_clock_counts_where_there_is_one() -> None:
+    """A worker that is an hour behind does not send away what its broker handed out as due."""
+    manifest: Any = SimpleNamespace(settings={}, tasks={"t": TaskFacts()})
+    given = item(eta=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    own, servers = (Intake(manifest, delivery_limit=3, judges_time=judges) for judges in (True, False))
+    assert 3590 < own.early(given) < 3601
+    assert servers.early(given) == 0.0
+    with pytest.raises(errors.InvalidTaskError, match="eta"):
+        servers.early(item(eta="tomorrow"))
