@@ -1,7 +1,9 @@
-"""On RabbitMQ: workers that are killed and frozen. Cases F1, F2, F3, F4, F5, F8, X2, X8."""
+"""On RabbitMQ: workers that are killed and frozen. Cases F1, F2, F3, F4, F5, F8, X1, X2, X8, D1."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import signal
 import time
@@ -119,6 +121,47 @@ def test_the_worker_killed_at_random(tmp_path: Path, url: str, tally: Tally, rou
         with WorkerProcess(project, "-c", "2"):
             # What had ended, and was not confirmed to the server yet, is a batch of at most some dozens.
             judge(project, keys, tally, within=30, again=60 * tally.runs)
+
+
+@pytest.mark.case("X1", note="at least once: one more for each child that was killed")
+def test_children_killed_at_random(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
+    kills = rounds(10, 100)
+    with rabbit_project(tmp_path, url) as project, WorkerProcess(project, "-c", "2") as worker:
+        worker.wait_ready()
+        keys = send(project, 20 * kills, 0.01)
+        dice = random.Random(24)
+        for _ in range(kills):
+            time.sleep(dice.uniform(0.0, 0.12))
+            if victims := worker.children():
+                os.kill(dice.choice(victims), signal.SIGKILL)
+                tally.runs += 1
+        judge(project, keys, tally, within=20 + kills / 2, again=kills)
+        assert worker.process.poll() is None
+        wait_for(lambda: len(worker.children()) == 2, 5)
+        assert not project.app.broker.dead_letters()
+
+
+@pytest.mark.case("D1")
+def test_a_storm_of_signals(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
+    """Whatever the order: it ends in time, what was not started is back, and nothing is lost."""
+    kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    storms = [*itertools.product(kinds, repeat=2)]
+    dice = random.Random(1)
+    dice.shuffle(storms)
+    with rabbit_project(tmp_path, url) as project:
+        keys = []
+        for number, storm in enumerate((storms * 4)[: rounds(2, 36)]):
+            keys += send(project, 40, 0.02, first=100 * number)
+            worker = WorkerProcess(project, "-c", "2").wait_ready()
+            time.sleep(dice.uniform(0.0, 0.3))
+            for each in storm:
+                worker.signal(each)
+                time.sleep(dice.uniform(0.0, 0.05))
+            worker.process.wait(15)
+            worker.stop()
+            tally.runs += 1
+        with WorkerProcess(project, "-c", "2"):
+            judge(project, keys, tally, within=30, again=2 * tally.runs)
 
 
 @pytest.mark.case("X8")
