@@ -90,12 +90,12 @@ def test_a_task_that_was_told_of_the_loss_stays_stale() -> None:
     """Though the worker's lease holds again: that covers what it claims from then on."""
     app = Kernel("stale", broker="memory://", backend="memory://")
     assignment: Any = SimpleNamespace(lost=False)
-    job = TaskJob(Executor(app, hostname="h", sink=SimpleNamespace()), assignment)  # type: ignore[arg-type]
+    job = TaskJob(Executor(app, hostname="h", sink=SimpleNamespace()), assignment)
     job.interrupt(errors.SoftTimeLimitExceeded)
     assert assignment.lost is False
     job.interrupt(errors.LeaseLost)
     assert assignment.lost is True
-    real = Assignment(1, SimpleNamespace(), "q", "t", valid=lambda: True)  # type: ignore[arg-type]
+    real = Assignment(1, SimpleNamespace(), "q", "t", valid=lambda: True)
     assert real.holds()
     real.lost = True
     assert not real.holds()
