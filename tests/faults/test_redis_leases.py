@@ -186,8 +186,9 @@ def test_the_clock_of_one_machine_steps(tmp_path: Path, server: RedisProcess, ta
             project.task("work").apply_async(("due",), countdown=1.0)
             judge(project, ["due"], tally, within=5)
             due = next(note for note in project.notes() if note.word == "COMMIT" and note.key == "due")
-            # The ledger has the time of whoever ran it: only right ones can be compared.
-            assert due.at >= later - 0.05
+            # The ledger has the time of whoever ran it.
+            ran = due.at if abs(due.at - later) < 1000 else due.at - step
+            assert ran >= later - 0.05
             more = send(project, 40, 0.05, first=100)
             time.sleep(0.3)
             wrong.kill()
