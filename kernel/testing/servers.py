@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 
 _START_SECONDS: Final = 60.0
 _POSTGRES_FOLDERS: Final = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt/postgresql")
+_PORTS: Final = (15_000, 32_000)
 _POSTGRES_SETTINGS: Final = (
     # Durable, as a user's server is: what the tests claim about commits must mean something.
     "fsync=on",
@@ -233,7 +235,12 @@ def _children(pid: int) -> list[int]:
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on, from below those that the system gives to connections going out: between this
+    look and the server's own bind one of thousands of them would take it now and then."""
+    choice = random.SystemRandom()
+    for _ in range(100):
+        port = choice.randrange(*_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port was found from {_PORTS[0]} to {_PORTS[1]}")

@@ -120,6 +120,7 @@ def test_a_killed_worker_loses_nothing(fleet: Fleet) -> None:
         worker.wait(10)
     fleet.start()
     fleet.wait(lambda marks: set(marks) == set(range(200)))
+    assert len(fleet.marks()) < 400, "what had ended runs no second time"
 
 
 def test_a_frozen_worker_loses_its_tasks_to_another(fleet: Fleet) -> None:
@@ -130,6 +131,7 @@ def test_a_frozen_worker_loses_its_tasks_to_another(fleet: Fleet) -> None:
     try:
         fleet.start()
         fleet.wait(lambda marks: set(marks) == set(range(200)))
+        assert len(fleet.marks()) < 400, "what had ended runs no second time"
     finally:
         frozen.send_signal(signal.SIGCONT)
 

@@ -37,10 +37,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(server, made)
 
 
-def connect(url: str, **tls: Any) -> None:
+def connect(url: str, **tls: Any) -> bool:
+    """Whether it can: with an open connection, and then with none."""
     server = broker_server(BrokerConfig(url=url, timeout=5.0, settings={"broker_use_ssl": tls or True}))
-    with contextlib.closing(server.connect()):
-        pass
+    with contextlib.closing(server.connect()) as wire:
+        return wire is not None
 
 
 def own(made: Certificates) -> dict[str, str]:
@@ -49,10 +50,10 @@ def own(made: Certificates) -> dict[str, str]:
 
 def test_both_sides_trust_each_other(secured: Secured) -> None:
     known = {"ca_certs": str(secured.certificates.authority), **own(secured.certificates)}
-    connect(secured.url, **known)
-    connect(secured.url.replace("127.0.0.1", "localhost"), cert_reqs="CERT_REQUIRED", **known)
-    connect(secured.url.replace("amqps://", "amqp://"), **known)
-    connect(secured.url, cert_reqs=ssl.CERT_NONE, **own(secured.certificates))
+    assert connect(secured.url, **known)
+    assert connect(secured.url.replace("127.0.0.1", "localhost"), cert_reqs="CERT_REQUIRED", **known)
+    assert connect(secured.url.replace("amqps://", "amqp://"), **known)
+    assert connect(secured.url, cert_reqs=ssl.CERT_NONE, **own(secured.certificates))
 
 
 def test_a_server_that_is_not_trusted(secured: Secured) -> None:
