@@ -8,11 +8,12 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import OURS, Figure, Outcome
+from benchmarks.harness import OURS, Case, Figure, Outcome, Series
 from benchmarks.processes import PEERS, ROOT
 
 PAGE = ROOT / "docs/benchmarks.md"
@@ -86,19 +87,20 @@ def text(outcomes: Sequence[Outcome], runs: int) -> str:
     return "\n".join([*body, "", *notes])
 
 
-def page(outcomes: Sequence[Outcome], runs: int) -> str:
-    """The page of the documentation."""
+def page(outcomes: Sequence[Outcome], when: Mapping[str, str]) -> str:
+    """The page of the documentation; `when` says of each case how often it was run, and on which day."""
     table = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     table += ["| " + " | ".join(row) + " |" for row in rows(outcomes)]
-    cases = [f"- **{outcome.case.name}**: {outcome.case.what}." for outcome in outcomes]
+    cases = [f"- **{o.case.name}**: {o.case.what} ({when[o.case.name]})." for o in outcomes]
     about = [f"- {name}: {version}" for name, version in versions().items()]
     failed = [f"- {reason}" for reason in reasons(outcomes)]
     parts = [
         "# Benchmarks",
         "",
-        f"Written by `make bench`; do not edit. Median of {runs} runs, the sides in turn within each. Every run is",
-        "checked: each task ran exactly once and is settled, and every result that was asked for came back right;",
-        "a run that fails its check has no figure. Tasks prove that they ran by appending sixteen bytes to a file,",
+        "Written by `make bench`; do not edit. Medians, the sides in turn within each run; how many runs is told",
+        "below, for each case. Every run is checked: each task ran exactly once and is settled, and every result that",
+        "was asked for came back right; a run that fails its check has no figure. Tasks prove that they ran by",
+        "appending sixteen bytes to a file,",
         "on all sides. Ours runs as shipped: INFO log to a file, leases, durable commits, one observing plugin bound;",
         "its time ends with the last settlement, the peers' with the last start. Huey on SQLite runs with",
         "`fsync` on, as durable as ours. On Redis, nobody's server keeps anything on disk; a peer that is slow gets",
@@ -123,26 +125,38 @@ def page(outcomes: Sequence[Outcome], runs: int) -> str:
 def data(outcomes: Sequence[Outcome], runs: int) -> dict[str, Any]:
     """Everything that was measured, for programs."""
     return {
-        "versions": versions(),
-        "runs": runs,
-        "cases": {
-            outcome.case.name: {
-                "what": outcome.case.what,
-                "sides": {side: {"values": s.values, "reason": s.reason} for side, s in outcome.series.items()},
-                "held": {figure.key: outcome.held(figure) for figure in outcome.case.figures},
-            }
-            for outcome in outcomes
-        },
+        outcome.case.name: {
+            "what": outcome.case.what,
+            "runs": outcome.case.runs or runs,
+            "day": time.strftime("%Y-%m-%d"),
+            "sides": {side: {"values": s.values, "reason": s.reason} for side, s in outcome.series.items()},
+            "held": {figure.key: outcome.held(figure) for figure in outcome.case.figures},
+        }
+        for outcome in outcomes
     }
 
 
-def write(outcomes: Sequence[Outcome], runs: int, *, complete: bool) -> None:
-    """JSON always; the page only for a complete run, so that a quick look never replaces measured figures."""
+def known(cases: Sequence[Case]) -> tuple[list[Outcome], dict[str, str]]:
+    """What the file holds of these cases, and when it was measured; nothing when one of them is not there."""
+    found = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    if not all(found.get(case.name, {}).get("what") == case.what for case in cases):
+        return [], {}
+    outcomes = [
+        Outcome(case, {side: Series(side, **values) for side, values in found[case.name]["sides"].items()})
+        for case in cases
+    ]
+    return outcomes, {case.name: f"{found[case.name]['runs']} runs, {found[case.name]['day']}" for case in cases}
+
+
+def write(outcomes: Sequence[Outcome], runs: int, cases: Sequence[Case]) -> None:
+    """Put these cases in place of what the file held of them, and write the page when it holds all `cases`."""
     DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps(data(outcomes, runs), indent=1), encoding="utf-8")
+    before = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    DATA.write_text(json.dumps({**before, **data(outcomes, runs)}, indent=1), encoding="utf-8")
     print(f"all values: {_near(DATA)}", file=sys.stderr)
-    if complete:
-        PAGE.write_text(page(outcomes, runs), encoding="utf-8")
+    found, when = known(cases)
+    if found:
+        PAGE.write_text(page(found, when), encoding="utf-8")
         print(f"page: {_near(PAGE)}", file=sys.stderr)
 
 

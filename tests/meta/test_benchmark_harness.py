@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness, marks
+from benchmarks import harness, marks, report
 from benchmarks.harness import OURS, Case, Figure, Outcome, Series, measure, percentile
 from benchmarks.marks import DeliveryError
 
@@ -75,3 +75,20 @@ def test_a_run_that_fails_its_check_leaves_no_figure(tmp_path: Path, monkeypatch
     assert made.held(figure) is False
     assert len(calls) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_is_written_once_every_case_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DATA", tmp_path / "data" / "benchmarks.json")
+    monkeypatch.setattr(report, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    figure = Figure("rate", "a rate", "tasks/s", "at least", 1)
+    cases = [Case(name, f"what {name} is", [figure], {}) for name in ("one", "two")]
+    first, second = (Outcome(case, {OURS: Series(OURS, {"rate": [7.0]})}) for case in cases)
+    report.write([first], 3, cases)
+    assert not (tmp_path / "page.md").exists()
+    report.write([second], 5, cases)
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "what one is (3 runs" in text
+    assert "what two is (5 runs" in text
+    changed = [cases[0], Case("two", "something else", [figure], {})]
+    assert report.known(changed) == ([], {}), "figures of another case are none of this one"
