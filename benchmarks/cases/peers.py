@@ -39,8 +39,8 @@ def _rq(_kind: str) -> Commands:
 
 
 CELERY = Peer("celery", _celery, ("processes", "threads"), share=0.25, neighbours=True)
-DRAMATIQ = Peer("dramatiq", _dramatiq, ("processes", "threads"), neighbours=True)
-TASKIQ = Peer("taskiq", _taskiq, ("processes", "threads", "asyncio"))
-HUEY = Peer("huey", _huey, ("processes", "threads"), stop=signal.SIGINT)
+DRAMATIQ = Peer("dramatiq", _dramatiq, ("processes", "threads"), share=0.5, neighbours=True)
+TASKIQ = Peer("taskiq", _taskiq, ("processes", "threads", "asyncio"), share=0.4)
+HUEY = Peer("huey", _huey, ("processes", "threads"), share=0.4, stop=signal.SIGINT)
 ARQ = Peer("arq", _arq, ("processes", "asyncio"), share=0.1, home="arq")
 RQ = Peer("rq", _rq, share=0.02)
