@@ -133,6 +133,7 @@ class AmqpConsumer:
         """The lease ran out: the server gets everything back."""
         line = self._line
         if line is not None:
+            line.lapsed = True
             line.wire.sever("the lease ran out: nobody renewed it in time")
 
     # --- claiming -----------------------------------------------------------------------------------------------
@@ -358,9 +359,8 @@ class AmqpConsumer:
             for at, item in enumerate(settlements):
                 claim = self._mine(item.delivery)
                 if claim is None:
-                    key = item.delivery.key
-                    if item.verdict is Verdict.ACK and not item.early and isinstance(key, Claim):
-                        self._ended.refused(key)
+                    if item.verdict is Verdict.ACK and not item.early:
+                        self._remember(item.delivery.key)
                     continue
                 if claim in met:
                     continue
@@ -380,6 +380,11 @@ class AmqpConsumer:
                 line.settle(acked + copied if copied else acked, returned)
                 self._ended.acked(acked)
             return found
+
+    def _remember(self, key: object) -> None:
+        """What ended here while its connection was gone need not run again; not so where its lease had run out."""
+        if isinstance(key, Claim) and not key.line.lapsed and not self._guard.lapsed:
+            self._ended.refused(key)
 
     def _look(self) -> None:
         """Hear what the server has to say, so that a connection that is gone is not written to."""

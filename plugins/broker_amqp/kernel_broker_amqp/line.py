@@ -90,6 +90,8 @@ class Line:
         self.unsettled: dict[int, Claim] = {}
         self.moves: dict[str, Claim] = {}
         self.holds: set[str] = set()
+        self.lapsed = False
+        """Whether its lease ran out: what was claimed on it may have other owners since."""
         self._count = 0
 
     @property

@@ -12,6 +12,10 @@ from kernel import errors
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
 _OURS: Final = ("KEY_VALUES_MISMATCH", "NO_START_LINE", "BAD_END_LINE", "PEM_LIB", "KEY_TYPE_MISMATCH")
+_CUT_SHORT: Final = (
+    "; the server ended the connection during the greeting: it may refuse our certificate, or want one (certfile and "
+    "keyfile in broker_use_ssl)"
+)
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "HTTP_REQUEST")
 
 
@@ -57,8 +61,9 @@ def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
         )
     if isinstance(exc, ssl.SSLError):
         return _tls_fault(exc, shown, text)
-    if isinstance(exc, ConnectionResetError) and not shown.startswith("amqps"):
-        text += ", as a port does that speaks TLS alone (amqps://)"
+    if isinstance(exc, ConnectionResetError | BrokenPipeError):
+        tls = shown.startswith("amqps")
+        text += _CUT_SHORT if tls else ", as a port does that speaks TLS alone (amqps://)"
     return errors.OperationalError(
         f"cannot connect to {shown}: {text}; check that the server runs and the URL is right"
     )
@@ -76,6 +81,8 @@ def _tls_fault(exc: ssl.SSLError, shown: str, text: str) -> errors.KernelError:
             f"{shown} refused our certificate, or wants one ({text}); name one that it trusts as certfile and keyfile "
             "in broker_use_ssl"
         )
+    if "EOF" in text:
+        text += _CUT_SHORT
     if reason in _NO_TLS:
         text += "; what answers there speaks no TLS: amqps:// needs the port for it, mostly 5671"
     return errors.OperationalError(f"cannot connect to {shown} by TLS: {text}")
