@@ -273,6 +273,7 @@ def test_the_next_host_takes_over(server: RabbitProcess) -> None:
     broker = AmqpBroker(BrokerConfig(url=f"amqp://127.0.0.1:1//;{server.url}"))
     broker.declare([QueueSpec("failover")])
     send(broker, "failover")
+    assert len(take(broker.consume(["failover"], options()), 1)) == 1
     broker.close()
 
 
