@@ -7,8 +7,10 @@ takes a second a call.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -174,15 +176,14 @@ class RabbitProcess:
     def queues(self, vhost: str = "/") -> dict[str, tuple[int, int]]:
         """Name of each queue -> ``(ready, unacknowledged)``, counted now."""
         facts = self.evaluate(
-            f"[[binary_to_list(N), R, U] || [{{name, {{resource, _, queue, N}}}}, {{messages_ready, R}}, "
+            # Base64: a name with other than Latin letters would be printed as a list of numbers.
+            f"[[base64:encode_to_string(N), R, U] || [{{name, {{resource, _, queue, N}}}}, {{messages_ready, R}}, "
             f'{{messages_unacknowledged, U}}] <- rabbit_amqqueue:info_all(<<"{vhost}">>, '
             "[name, messages_ready, messages_unacknowledged])]"
         )
         if not facts.startswith("["):
             pytest.fail(f"RabbitMQ did not list its queues: {facts}")
-        import json
-
-        return {name: (ready, held) for name, ready, held in json.loads(facts)}
+        return {base64.b64decode(name).decode(): (ready, held) for name, ready, held in json.loads(facts)}
 
     def close_connections(self, reason: str = "closed by a test") -> None:
         """Close all connections from the server's side, with CONNECTION_FORCED."""

@@ -143,12 +143,17 @@ def wait_for_state(way: Way, task: str, state: str) -> None:
     wait_for(lambda: found() == state, lambda: f"{way.fleet.logs()}\n{task} is {found()}, not {state}")
 
 
+# Seconds. Celery publishes a retry and stores RETRY then, which would replace a SUCCESS of the other side that came in
+# between: its Redis backend reads a record and writes it in two steps.
+PAUSE: Final = 0.2
+
+
 class TestRetries:
     def test_a_retry_goes_on_where_it_is_asked_for(self, way: Way) -> None:
         """There and back again: each run is asked for by the side that the next one is not on."""
         queues = [way.runner.queue, way.sender.queue]
         names = [way.runner.name, way.sender.name]
-        task = way.sender.send("shop.hop", 4, queues, [], queue=way.runner.queue)
+        task = way.sender.send("shop.hop", 4, queues, [], PAUSE, queue=way.runner.queue)
         assert way.sender.get(task) == [f"{names[number % 2]}:{number}" for number in range(5)]
 
     def test_a_retry_with_a_countdown_goes_over(self, way: Way) -> None:
@@ -159,7 +164,7 @@ class TestRetries:
         assert time.time() - sent >= 0.6
 
     def test_on_a_shared_queue_whoever_is_free_goes_on(self, way: Way) -> None:
-        ids = [way.sender.send("shop.hop", 3, [SHARED], [], queue=SHARED) for _ in range(5)]
+        ids = [way.sender.send("shop.hop", 3, [SHARED], [], PAUSE, queue=SHARED) for _ in range(5)]
         for task in ids:
             assert [run.partition(":")[2] for run in way.sender.get(task)] == ["0", "1", "2", "3"]
 
