@@ -81,6 +81,12 @@ class Admin:
                 return None
             raise
 
+    def doubt(self, why: str) -> None:
+        """Its connection may be dead without a word: end it, also under whoever waits for an answer on it."""
+        channel = self._channel
+        if channel is not None and self._pid == os.getpid():
+            channel.wire.sever(why)
+
     def close(self) -> None:
         with self._lock:
             self._drop()

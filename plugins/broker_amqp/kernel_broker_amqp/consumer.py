@@ -107,7 +107,10 @@ class AmqpConsumer:
                 self._has_lost = True
             self._told = None
             self._ended.lost(tuple(line.unsettled.values()))
+            fault = line.wire.lost
             line.wire.close()
+            if fault is not None and fault.silent:
+                self._shared.doubt(str(fault))
             self._line = None
         shared = self._shared
         shared.ensure(self._queues)

@@ -256,6 +256,13 @@ class Publishers:
                 return
         publisher.close()
 
+    def doubt(self, why: str) -> None:
+        """Idle connections may be dead without a word: end them. What is under way on others has its own deadline."""
+        with self._lock:
+            idle = self._idle if self._pid == os.getpid() else []
+            for publisher in idle:
+                publisher.wire.sever(why)
+
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []

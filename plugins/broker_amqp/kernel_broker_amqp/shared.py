@@ -57,6 +57,12 @@ class Shared:
         for part in (self.delays, self.letters, self.pauses, self.queues):
             part.forget()
 
+    def doubt(self, why: str) -> None:
+        """A connection to the server was found dead though nobody had ended it: those that are used now and then are
+        made again rather than waited for."""
+        self.admin.doubt(why)
+        self.publishers.doubt(why)
+
     # --- queues -------------------------------------------------------------------------------------------------
 
     def declare(self, specs: Sequence[QueueSpec]) -> None:

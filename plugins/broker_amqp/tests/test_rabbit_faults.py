@@ -26,6 +26,7 @@ from kernel.interfaces.broker import (
     Verdict,
 )
 from kernel.message import Message, Publication
+from kernel.testing.proxy import Proxy
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 
 AMPLE = 1 << 30
@@ -156,6 +157,23 @@ def test_closed_connections_heal_and_old_claims_are_refused(
     assert [*consumer.settle([Settlement(each, Verdict.ACK) for each in again])] == [Settled.DONE] * 20
     send(broker, queue, 5)
     assert len(take(consumer, 5)) == 5
+
+
+def test_nobody_waits_on_the_other_connections_of_a_silent_server(server: RabbitProcess) -> None:
+    """Each of them would wait for half a minute for an answer of its own."""
+    with Proxy("127.0.0.1", server.port) as proxy:
+        url, name = proxy.url(server.url), f"faults-{uuid.uuid4().hex[:10]}"
+        broker = AmqpBroker(BrokerConfig(url=url, timeout=30.0, options={"heartbeat": 1.0}))
+        broker.declare([QueueSpec(name)])
+        send(broker, name)
+        consumer = broker.consume([name], options())
+        assert len(take(consumer)) == 1
+        proxy.half_open()
+        begun = time.monotonic()
+        assert len(take(consumer)) == 1
+        send(broker, name)
+        assert time.monotonic() - begun < 20
+        broker.close()
 
 
 def test_a_deleted_queue_comes_back(server: RabbitProcess, broker: AmqpBroker, queue: str) -> None:

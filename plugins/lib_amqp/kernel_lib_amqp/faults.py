@@ -20,7 +20,12 @@ _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "HTTP_
 
 
 class ConnectionLost(errors.OperationalError):
-    """The connection broke: what was sent and not answered may have been carried out or not."""
+    """The connection broke: what was sent and not answered may have been carried out or not.
+
+    `silent`: nobody said so. The server was not heard of for too long, and what else leads to it may be as dead.
+    """
+
+    silent = False
 
 
 class ChannelClosed(errors.OperationalError):
@@ -41,7 +46,9 @@ class Blocked(errors.OperationalError):
 
 def broke(exc: BaseException, shown: str) -> ConnectionLost:
     text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-    return ConnectionLost(f"the connection to {shown} broke: {text}")
+    fault = ConnectionLost(f"the connection to {shown} broke: {text}")
+    fault.silent = isinstance(exc, TimeoutError)
+    return fault
 
 
 def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:

@@ -52,6 +52,7 @@ class Wire:
         self._waiting: list[Frame] = []
         opened = _open(target, timeout, heartbeat, {"connection_name": name, **(properties or {})}, login_method)
         self.heartbeat = float(opened.heartbeat or 0)
+        self._longest_silence = self.heartbeat * 2 + 0.5
         self.frame_max = int(opened.frame_max)
         self.server_properties: Mapping[str, Any] = opened.server_properties or {}
         self._origin = opened
@@ -146,7 +147,7 @@ class Wire:
 
     def _wait(self, seconds: float) -> list[tuple[int, int]]:
         if self.heartbeat:
-            seconds = min(seconds, self.heartbeat)
+            seconds = max(0.0, min(seconds, self.heard_at + self._longest_silence - time.monotonic()))
         try:
             ready = self._poll.poll(seconds * 1000 + 0.5)
         except (OSError, ValueError) as exc:
@@ -166,7 +167,7 @@ class Wire:
     def _check_silence(self) -> None:
         """A server that sends no heartbeats is gone, whatever TCP thinks."""
         silent = time.monotonic() - self.heard_at
-        if self.heartbeat and silent > self.heartbeat * 2 + 0.5:
+        if self.heartbeat and silent >= self._longest_silence:
             if self._received() is not None:
                 return
             raise self._break(broke(TimeoutError(f"no heartbeat for {silent:.1f} s"), self.shown))
