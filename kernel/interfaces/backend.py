@@ -213,3 +213,13 @@ class Listening(Protocol):
         """Called with the ids of calls before these leave: returns when their records can come in. Raises
         `OperationalError`."""
         ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """What a backend may have besides that keeps the states in between: at least the newest hundred of each task."""
+
+    def past(self, ids: Sequence[str]) -> Sequence[Sequence[tuple[float, Record]]]:
+        """Of each id the states that are known, the oldest first and the one that stands last, each with the Unix time
+        at which it was stored; empty for an id without a record."""
+        ...

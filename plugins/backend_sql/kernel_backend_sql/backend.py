@@ -36,7 +36,7 @@ class SqlBackend:
     """
 
     interface = INTERFACE
-    capabilities = BackendCapabilities(every_state=False)
+    capabilities = BackendCapabilities()
     settings: tuple[Setting, ...] = (
         Setting("database_table_names", "dict", None, "`{'task': name, 'group': name}`.", True),
         Setting("database_table_schemas", "dict", None, "`{'task': schema, 'group': schema}`.", True),
@@ -83,6 +83,23 @@ class SqlBackend:
         for start in range(0, len(ids), _BATCH):
             with self._database.read() as tx:
                 found += records.load(tx, ids[start : start + _BATCH], self._tables)
+        return found
+
+    def past(self, ids: Sequence[str]) -> Sequence[Sequence[tuple[float, Record]]]:
+        """Of each id the states that are known, the oldest first, with their times (`Remembering`)."""
+        if not ids:
+            return []
+        self._prepare()
+        found: list[list[tuple[float, Record]]] = []
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            with self._database.read() as tx:
+                states = records.load_past(tx, dict.fromkeys(part, 0), self._tables)
+                now = records.load(tx, part, self._tables)
+                dates = records.load_dates(tx, part, self._tables)
+            for each, record in zip(part, now, strict=True):
+                known = [*states.get(each, ()), *([] if record is None else [(dates.get(each), record)])]
+                found.append([(at or 0.0, state) for at, state in known])
         return found
 
     def watch(self, ids: Sequence[str] = ()) -> SqlWatch:
@@ -140,6 +157,10 @@ class SqlBackend:
             total += count
             if not count:
                 break
+        states = True
+        while states:
+            with self._database.write() as tx:
+                states = bool(records.cleanup_history(tx, before, self._tables))
         with self._database.write() as tx:
             groups.cleanup(tx, before, self._tables)
             chords.cleanup(tx, before, self._tables)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from kernel_lib_sql import Bell, Database, Transaction, records
 from kernel_lib_sql.record_tables import Tables
+from kernel_lib_sql.records import Version
 
 from kernel import states
 from kernel.interfaces.backend import Record
@@ -16,10 +17,19 @@ from kernel.interfaces.backend import Record
 _BATCH: Final = 500
 _LEAVING: Final = 2.0
 """Seconds that `close` gives a waiting thread to be gone."""
+_DEAR: Final = 0.005
+_REST: Final = 6
+_LONGEST_REST: Final = 0.4
+"""A look at many ids takes time, and where much happens each would be followed by the next at once: after one that
+took longer than `_DEAR` seconds, so many times its duration go to others."""
 
 
 class SqlWatch:
-    """Made by `SqlBackend.watch`. It looks when it was rung for, and never by the clock."""
+    """Made by `SqlBackend.watch`. It looks when it was rung for, and never by the clock.
+
+    Records come with the states before them that were not told yet, the oldest first; also those from before the id
+    was added.
+    """
 
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
@@ -27,12 +37,14 @@ class SqlWatch:
         self._bell: Bell = database.listen()
         self._lock = threading.Lock()
         # What was last returned of each id; None for nothing yet.
-        self._versions: dict[str, Any] = {}
+        self._versions: dict[str, Version | None] = {}
         # Ids that were added and not looked at yet.
         self._fresh: set[str] = set()
         # Ids that will not change any more: a success stands for ever.
         self._final: set[str] = set()
         self._rang = self._woken = self._closed = False
+        self._rests_until = 0.0
+        self._rested = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
 
@@ -48,6 +60,7 @@ class SqlWatch:
             self._versions.update(dict.fromkeys(new))
             self._fresh.update(new)
             self._bell.wake()
+            self._rested.set()
 
     def discard(self, ids: Sequence[str]) -> None:
         with self._lock:
@@ -65,7 +78,11 @@ class SqlWatch:
                 left = deadline - time.monotonic()
                 if found or self._take_wake() or left <= 0:
                     return found
-                self._rang = self._bell.wait(left)
+                if self._rang:
+                    self._rested.wait(min(left, max(0.0, self._rests_until - time.monotonic())))
+                    self._rested.clear()
+                else:
+                    self._rang = self._bell.wait(left)
             return []
         finally:
             self._idle.set()
@@ -75,6 +92,7 @@ class SqlWatch:
             self._woken = True
             if not self._closed:
                 self._bell.wake()
+                self._rested.set()
 
     def close(self) -> None:
         with self._lock:
@@ -82,6 +100,7 @@ class SqlWatch:
                 return
             self._closed = True
             self._bell.wake()
+            self._rested.set()
         # The descriptor of a bell must not be closed under the thread that waits at it.
         self._idle.wait(_LEAVING)
         self._bell.close()
@@ -92,15 +111,20 @@ class SqlWatch:
         return woken
 
     def _look(self) -> list[Record]:
-        """What is new or changed: of all ids after a ring, of those just added otherwise."""
+        """What is new or changed: of all ids after a ring, of those just added otherwise, and while it rests."""
+        began = time.monotonic()
+        everything = self._rang and began >= self._rests_until
         with self._lock:
-            ids = [*(self._versions.keys() - self._final)] if self._rang else [*self._fresh]
+            ids = [*(self._versions.keys() - self._final)] if everything else [*self._fresh]
         found: list[Record] = []
         for start in range(0, len(ids), _BATCH):
             with self._database.read() as tx:
                 found += self._changed(tx, ids[start : start + _BATCH])
         # Not before, so that a look that fails is made up for by the next one.
-        self._rang = False
+        if everything:
+            self._rang = False
+            spent = time.monotonic() - began
+            self._rests_until = began + spent + min(spent * _REST, _LONGEST_REST) if spent > _DEAR else 0.0
         with self._lock:
             self._fresh.difference_update(ids)
         return found
@@ -108,13 +132,30 @@ class SqlWatch:
     def _changed(self, tx: Transaction, ids: Sequence[str]) -> list[Record]:
         now = records.load_versions(tx, ids, self._tables)
         with self._lock:
-            changed = [each for each, version in now.items() if self._versions.get(each, version) != version]
+            before = {each: self._versions[each] for each in now if each in self._versions}
+        changed = [each for each, version in before.items() if version != now[each]]
+        if not changed:
+            return []
+        firsts = {each: _untold(before[each], now[each]) for each in changed}
+        behind = {each: first for each, first in firsts.items() if first < now[each].number}
         # One consistent state: a record is as new as the version that is remembered for it.
-        loaded = records.load(tx, changed, self._tables) if changed else []
+        past = records.load_past(tx, behind, self._tables) if behind else {}
+        loaded = records.load(tx, changed, self._tables)
         with self._lock:
             for each in changed:
                 if each in self._versions:
                     self._versions[each] = now[each]
-                    if now[each][0] == states.SUCCESS:
+                    if now[each].state == states.SUCCESS:
                         self._final.add(each)
-        return [record for record in loaded if record is not None]
+        found: list[Record] = []
+        for each, record in zip(changed, loaded, strict=True):
+            found += [state for _, state in past.get(each, ())]
+            if record is not None:
+                found.append(record)
+        return found
+
+
+def _untold(before: Version | None, now: Version) -> int:
+    """The number of the first state that was not told."""
+    # A record that was deleted and made anew counts from 0 again.
+    return 0 if before is None or now.number < before.number else before.number + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -99,6 +99,10 @@ class Tables:
         return self._in(self.task_schema, "kernel_" + self.task.removeprefix("celery_"))
 
     @property
+    def history(self) -> str:
+        return self.extras + "_history"
+
+    @property
     def chords(self) -> str:
         return self._in(self.task_schema, "kernel_" + self.task.removeprefix("celery_") + "_chord")
 
@@ -131,7 +135,10 @@ STANDARD: Final = Tables()
 
 def part(tables: Tables = STANDARD) -> Part:
     """These tables as a part of the database, for `Database.ensure`."""
-    return Part(tables.part_name, [{dialect: _statements(tables, dialect) for dialect in ("sqlite", "postgresql")}])
+    steps: list[Mapping[Dialect, Sequence[str]]] = [
+        {"sqlite": step(tables, "sqlite"), "postgresql": step(tables, "postgresql")} for step in (_statements, _history)
+    ]
+    return Part(tables.part_name, steps)
 
 
 def prepare(database: Database, tables: Tables = STANDARD) -> None:
@@ -161,7 +168,7 @@ def _missing(tx: Transaction, tables: Tables) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind in _ADDED if name not in found]
 
 
-def _statements(tables: Tables, dialect: str) -> list[str]:
+def _statements(tables: Tables, dialect: Dialect) -> list[str]:
     types = _TYPES[dialect]
     added = "".join(f", {name} {types[kind]}" for name, kind in _ADDED)
     texts = [
@@ -195,3 +202,20 @@ def _statements(tables: Tables, dialect: str) -> list[str]:
         for name in (tables.task_sequence, tables.group_sequence):
             texts.insert(0, f"CREATE SEQUENCE IF NOT EXISTS {name}")
     return texts
+
+
+def _history(tables: Tables, dialect: Dialect) -> list[str]:
+    """States that others took the place of: a row is a copy of one of `tasks` and of what `extras` had with it."""
+    types = _TYPES[dialect]
+    added = "".join(f", {name} {types[kind]}" for name, kind in _ADDED)
+    # The name of the index in the table's schema: no two tables there have one name either.
+    name = "kernel_" + tables.task.removeprefix("celery_") + "_history"
+    return [
+        (
+            f"CREATE TABLE {tables.history} (task_id VARCHAR(155) NOT NULL, ordinal INTEGER NOT NULL, "
+            f"status VARCHAR(50), result {types['bytes']}, date_done {types['date']}, traceback TEXT{added}, "
+            "attempt INTEGER NOT NULL, content_type TEXT, content_encoding TEXT, group_id TEXT, parent_id TEXT, "
+            "PRIMARY KEY (task_id, ordinal))"
+        ),
+        f"CREATE INDEX ix_{name}_date_done ON {tables.history} (date_done)",
+    ]

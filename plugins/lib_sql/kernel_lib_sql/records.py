@@ -12,14 +12,30 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kernel import errors, states
 from kernel.interfaces.backend import WON, Record, StoreOutcome, StoreState, replaces
+from kernel_lib_sql import history
 from kernel_lib_sql.record_tables import STANDARD, Tables, part, prepare
 from kernel_lib_sql.transaction import Transaction
 
-__all__ = ["PART", "cleanup", "dated", "forget", "key_of", "load", "load_versions", "prepare", "store", "topic_of"]
+__all__ = [
+    "PART",
+    "Version",
+    "cleanup",
+    "cleanup_history",
+    "dated",
+    "forget",
+    "key_of",
+    "load",
+    "load_dates",
+    "load_past",
+    "load_versions",
+    "prepare",
+    "store",
+    "topic_of",
+]
 
 PART: Final = part()
 """The tables under their standard names; `prepare` also mends those that an older Celery made."""
@@ -92,6 +108,7 @@ def _store(
     standing = _standing(tx, sorted(set(keys)), tables)
     latest: dict[str, tuple[str, int]] = {key: row[:2] for key, row in standing.items()}
     winners: dict[str, Record] = {}
+    passed: list[tuple[str, Record]] = []
     for index, key in zip(indexes, keys, strict=True):
         record = records[index]
         if key in latest and not replaces(record.state, record.attempt, *latest[key]):
@@ -99,10 +116,15 @@ def _store(
             continue
         outcomes[index] = WON
         latest[key] = record.state, record.attempt
+        if key in winners:
+            passed.append((key, winners[key]))
         winners[key] = record
-    rows = _rows(tx, winners)
+    rows = _rows(tx, winners.items())
     lost = _insert(tx, [row for row in rows if row[0] not in standing], tables)
     changed = [(*row[1:], row[0]) for row in rows if row[0] in standing]
+    if changed or passed:
+        gone = [(key, record) for key, record in passed if key not in lost]
+        history.keep(tx, [row[-1] for row in changed], _past_rows(tx, gone), tables)
     if changed:
         tx.many(f"UPDATE {tables.tasks} SET {_SET} WHERE task_id = ?", changed)
     _store_extras(tx, winners, {key for key, row in standing.items() if row[2]}, lost, tables)
@@ -169,11 +191,18 @@ def _store_extras(
         )
 
 
-def _rows(tx: Transaction, records: Mapping[str, Record]) -> list[Row]:
+def _past_rows(tx: Transaction, records: Sequence[tuple[str, Record]]) -> list[tuple[str, Row]]:
+    extras = [
+        (r.attempt, r.content_type, r.content_encoding, _clean(r.group_id), _clean(r.parent_id)) for _, r in records
+    ]
+    return [(row[0], (*row[1:], *extra)) for row, extra in zip(_rows(tx, records), extras, strict=True)]
+
+
+def _rows(tx: Transaction, records: Iterable[tuple[str, Record]]) -> list[Row]:
     now = tx.now()
     as_date = _sqlite_dates() if tx.dialect == "sqlite" else _date
     rows: list[Row] = []
-    for key, r in records.items():
+    for key, r in records:
         # Celery dates every change, and deletes by this date.
         date = as_date(now if r.date_done is None else r.date_done)
         rest: Row = (r.traceback, r.children, r.name, r.args, r.kwargs, r.worker, r.retries, r.queue, r.stamps)
@@ -204,18 +233,48 @@ def load(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> list
     return [_record(each, found[key]) if key in found else None for each, key in zip(ids, keys, strict=True)]
 
 
-def load_versions(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> dict[str, Any]:
-    """For each id that has a record something that differs whenever the record was changed."""
+class Version(NamedTuple):
+    """Differs whenever the record was changed. `number` counts the states before it that history has."""
+
+    number: int
+    state: str | None
+    date: datetime | str | None
+
+
+def load_versions(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> dict[str, Version]:
+    """For each id that has a record its `Version`."""
     keys = {key_of(each): each for each in ids}
-    condition, values = _among(tx, "task_id", sorted(keys))
-    rows = tx.query(f"SELECT task_id, status, date_done FROM {tables.tasks} WHERE {condition}", values)
-    return {keys[key]: (status, date) for key, status, date in rows}
+    condition, values = _among(tx, "t.task_id", sorted(keys))
+    rows = tx.query(
+        "SELECT t.task_id, t.status, t.date_done, COALESCE("
+        f"(SELECT max(h.ordinal) + 1 FROM {tables.history} h WHERE h.task_id = t.task_id), 0) "
+        f"FROM {tables.tasks} t WHERE {condition}",
+        values,
+    )
+    return {keys[key]: Version(number, status, date) for key, status, date, number in rows}
+
+
+def load_past(
+    tx: Transaction, firsts: Mapping[str, int], tables: Tables = STANDARD
+) -> dict[str, list[tuple[float | None, Record]]]:
+    """The states that `ids` went through before the one that stands, the oldest first, each with the Unix time at
+    which it was stored: of each id those from a number on, where 0 is the first."""
+    keys = {key_of(each): each for each in firsts}
+    found: dict[str, list[tuple[float | None, Record]]] = {}
+    for key, row in history.load(tx, {key: firsts[each] for key, each in keys.items()}, tables):
+        found.setdefault(keys[key], []).append((_seconds(row[2]), _record(keys[key], (key, *row))))
+    return found
+
+
+def load_dates(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> dict[str, float | None]:
+    """For each id that has a record the Unix time at which that was stored."""
+    return {each: _seconds(version.date) for each, version in load_versions(tx, ids, tables).items()}
 
 
 def forget(tx: Transaction, ids: Iterable[str], tables: Tables = STANDARD) -> None:
     keys = sorted({key_of(each) for each in ids})
     condition, values = _among(tx, "task_id", keys)
-    for table in (tables.tasks, tables.extras):
+    for table in (tables.tasks, tables.extras, tables.history):
         tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
 
@@ -230,9 +289,14 @@ def cleanup(tx: Transaction, before: float, tables: Tables = STANDARD) -> int:
     )
     if rows:
         condition, values = _among(tx, "task_id", [key for (key,) in rows])
-        for table in (tables.tasks, tables.extras):
+        for table in (tables.tasks, tables.extras, tables.history):
             tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
     return len(rows)
+
+
+def cleanup_history(tx: Transaction, before: float, tables: Tables = STANDARD) -> int:
+    """The same for states that were left: of records that still change, and of those that Celery deleted."""
+    return history.cleanup(tx, dated(tx, before), tables, most=_CLEANED)
 
 
 def _among(tx: Transaction, column: str, keys: Sequence[str]) -> tuple[str, list[Any]]:
