@@ -48,14 +48,15 @@ Body = Callable[..., Any]
 class Conclusion:
     """How an attempt ends, before anything is done about it.
 
-    `retry` is set with RETRY, `requeue` belongs to REJECTED. `handed_back` says that the task ends nowhere: its lease
-    is lost, and the message is somebody else's.
+    `retry` is set with RETRY, `requeue` belongs to REJECTED, and `replacement` (IGNORED) is what runs in its place,
+    under its id. `handed_back` says that the task ends nowhere: its lease is lost, and the message is somebody else's.
     """
 
     outcome: Outcome
     retry: errors.Retry | None = None
     requeue: bool = False
     handed_back: bool = False
+    replacement: Signature[Any] | None = None
 
 
 class Prepared:
@@ -313,7 +314,8 @@ def _concluded(prepared: Prepared, request: Request, guard: Guard, exc: BaseExce
     if isinstance(exc, errors.Retry):
         return _retry(prepared, request, exc)
     if isinstance(exc, errors.Ignore):
-        return Conclusion(Outcome(states.IGNORED))
+        sig = exc.sig if isinstance(exc, errors.Replaced) else None
+        return Conclusion(Outcome(states.IGNORED), replacement=sig if isinstance(sig, Signature) else None)
     if isinstance(exc, errors.Reject):
         return rejected(exc)
     if isinstance(exc, errors.LeaseLost) and (guard.interrupted is errors.LeaseLost or not request.lease_valid()):

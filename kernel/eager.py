@@ -13,6 +13,7 @@ from kernel.failure import ExceptionInfo, encode_exception
 from kernel.guard import Unguarded
 from kernel.interfaces.backend import Record
 from kernel.naming import new_id
+from kernel.options import stamps_of
 from kernel.request import Request, current_request
 from kernel.result import EagerResult
 from kernel.signature import Signature, as_signatures
@@ -53,6 +54,8 @@ def apply(
         throw = bool(app.conf.task_eager_propagates)
     call_id = task_id or new_id()
     given = {name: value for name, value in options.items() if name in _FIELDS and value is not None}
+    if options.get("stamped_headers"):
+        given["stamps"] = stamps_of(options)
     request = Request(
         **{
             "app": app,

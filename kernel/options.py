@@ -102,7 +102,19 @@ class CallOptions(TypedDict, total=False):
     origin: str | None
     stamped_headers: Sequence[str] | None
     stamps: Mapping[str, Any] | None
+    producer: Any
+    publisher: Any
+    connection: Any
+    timeout: float | None
+    confirm_timeout: float | None
+    declare: Iterable[Any] | None
+    result_cls: Callable[..., Any] | None
 
+
+SENDING: Final = frozenset(
+    {"producer", "publisher", "connection", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"}
+)
+"""Options that say how a call is sent, and are no part of it."""
 
 TASK_OPTIONS: Final = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS: Final = frozenset(CallOptions.__annotations__)
@@ -130,11 +142,14 @@ NOT_SERVED: Final[Mapping[str, str]] = {
 
 _EXCEPTIONS: Final = ("autoretry_for", "dont_autoretry_for", "throws")
 _NUMBERS: Final = ("max_retries", "default_retry_delay", "time_limit", "soft_time_limit", "retry_backoff_max")
-# Options of Celery's calls that choose a connection; ours has one publisher, and nothing to choose.
-_CONNECTIONS: Final = frozenset(
-    {"producer", "publisher", "connection", "router", "result_cls", "route_name", "task_type", "event_dispatcher"}
-)
-_IGNORED: Final = frozenset({"mandatory", "immediate", "declare", "timeout", "confirm_timeout", "logfile", "loglevel"})
+# Options of Celery's calls that replace a part of its machinery, which ours has not.
+_MACHINERY: Final[Mapping[str, str]] = {
+    "router": "a plugin with the hook kernel_route decides where calls go",
+    "route_name": "give the call its queue, or route it in a plugin with the hook kernel_route",
+    "task_type": "options of the registered task count by themselves; give others to the call",
+    "event_dispatcher": "a plugin with the hook kernel_publish_end hears of every message",
+}
+_IGNORED: Final = frozenset({"mandatory", "immediate", "logfile", "loglevel"})
 
 
 def check_task_options(options: dict[str, Any], plugin_options: Callable[[], Mapping[str, Any]]) -> None:
@@ -193,18 +208,34 @@ def split_call_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     """
     known: dict[str, Any] = {}
     properties: dict[str, Any] = {}
+    stamps = stamps_of(options)
     for name, value in options.items():
         if name in CALL_OPTIONS:
             known[name] = value
-        elif name in _CONNECTIONS:
+        elif name in stamps:
+            continue
+        elif name in _MACHINERY:
             if value is not None:
-                raise TypeError(f"a call takes no {name!r}: an app has one publisher, which connects as configured")
+                raise TypeError(f"a call takes no {name!r}: {_MACHINERY[name]}")
         elif name not in _IGNORED:
             near = difflib.get_close_matches(name, CALL_OPTIONS, n=1, cutoff=0.75)
             if near:
                 raise TypeError(f"a call has no option {name!r}; did you mean {near[0]!r}?")
             properties[name] = value
+    if stamps:
+        known["stamps"], known["stamped_headers"] = stamps, list(options["stamped_headers"])
     return known, properties
+
+
+def stamps_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The stamps of a call: each is an option that `stamped_headers` names. Raises TypeError for other than names."""
+    names = options.get("stamped_headers")
+    if not names:
+        return {}
+    if isinstance(names, str | Mapping) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"stamped_headers is {names!r:.80}; a list of the names of stamps is needed")
+    given = options.get("stamps") or {}
+    return {**given, **{name: options[name] for name in names if name in options and name not in given}}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
     from kernel import result as result_module
     from kernel.app import Kernel
+    from kernel.canvas.stamping import StampingVisitor
     from kernel.task import Task
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T", bound="Signature[Any]")
 
-# Options that call-time values do not override: they say which group a signature was frozen into.
+# Options that call-time values do not override: they say which group a signature was frozen into, and its stamps.
 _FROZEN_OPTIONS: Final = frozenset({"group_id", "stamped_headers"})
 
 # The primitives, by the type in their dictionaries: loaded when one is met.
 _PRIMITIVES: Final[Mapping[str, str]] = {
     "chain": "chains",
     "group": "groups",
+    "chord": "chord",
     "xmap": "maps",
     "xstarmap": "maps",
     "chunks": "maps",
@@ -228,7 +230,10 @@ class Signature(dict[str, Any], Generic[R_co]):
         """The arguments and options of a call with these added. Options of None are left out."""
         given = {k: v for k, v in (options or {}).items() if v is not None}
         stored = self.options
-        new_options = {**stored, **{k: v for k, v in given.items() if k not in _FROZEN_OPTIONS or k not in stored}}
+        frozen = _FROZEN_OPTIONS
+        if stored.get("stamped_headers"):
+            frozen = frozen.union(stored["stamped_headers"])
+        new_options = {**stored, **{k: v for k, v in given.items() if k not in frozen or k not in stored}}
         if self.immutable:
             return self.args, self.kwargs, new_options
         new_args = (*args, *self.args) if args else self.args
@@ -332,10 +337,39 @@ class Signature(dict[str, Any], Generic[R_co]):
         self.options[option] = links
         return signature
 
+    def walk(self) -> Iterator[Signature[Any]]:
+        """This signature and all that it is made of, at any depth: members of composites and bodies of chords."""
+        yield self
+        if self.composite:
+            for part in self.parts():
+                yield from part.walk()
+
+    def parts(self) -> list[Signature[Any]]:
+        """The signatures that it is made of, in place."""
+        found: list[Signature[Any]] = []
+        for name in ("tasks", "header", "body"):
+            value = self.kwargs.get(name)
+            if isinstance(value, Signature):
+                found.append(value)
+            elif isinstance(value, list | tuple):
+                found += [item for item in value if isinstance(item, Signature)]
+        return found
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Self:
+        """Put stamps on it, on its links, and on all that it is made of; returns it.
+
+        `headers` are stamps for all of them; `visitor` is asked for those of each. A stamp that is there already is
+        replaced or, with `append_stamps`, becomes a list with the old one. Calls do not override stamps.
+        """
+        from kernel.canvas.stamping import stamp
+
+        stamp(self, visitor, append=append_stamps, headers=headers)
+        return self
+
     # --- putting together -----------------------------------------------------------------------------------
 
     def __or__(self, other: Any) -> Signature[Any]:  # type: ignore[override]
-        """``a | b``: `b` is called with what `a` returned. Raises NotImplementedError where that needs a chord."""
+        """``a | b``: `b` is called with what `a` returned."""
         from kernel.canvas.chains import join
 
         following = maybe_signature(other, self._app)

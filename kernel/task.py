@@ -276,6 +276,13 @@ class Task(Generic[P, R_co]):
         """
         return self.app.calls.call_many(self, calls, options)
 
+    def get_publisher(self, connection: Any = None, **options: Any) -> Any:
+        """A producer for ``apply_async(publisher=...)``, over `connection` or one of the app's pool; use it in a
+        ``with`` block. `options` are those of `Producer`."""
+        if connection is None:
+            return self.app.producer_pool.acquire(block=True)
+        return self.app.amqp.Producer(connection, **options)
+
     def checked(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -345,6 +352,8 @@ class Task(Generic[P, R_co]):
         request = self.request if request is None else request
         new_args, new_kwargs = self.arguments.rebind(args, kwargs, (request.args, request.kwargs))
         options = {k: v for k, v in request.as_execution_options().items() if v is not None}
+        if request.stamped_headers:
+            options.update(request.stamps or {}, stamped_headers=list(request.stamped_headers))
         if queue is not None:
             options["queue"] = queue
         options.update(extra)
@@ -397,6 +406,29 @@ class Task(Generic[P, R_co]):
             raise retry
         request.asked_retry = retry
         return retry
+
+    def replace(self, sig: Signature[Any]) -> Any:
+        """End this run, and let `sig` take its place: it has this task's id, its group, chord and root, its links, and
+        what is left of its chain.
+
+        Raises `Replaced` (an `Ignore`): the worker publishes the replacement when the body has ended with it. Run
+        eagerly, returns the value of the replacement, so write ``return self.replace(sig)``. A group gives one
+        value, the list of those of its members. Raises `ImproperlyConfigured` for an empty chain and for a signature
+        with a chord of its own.
+        """
+        from kernel.canvas.replacing import replacement
+
+        return self.on_replace(replacement(self.app, self.request, sig))
+
+    def on_replace(self, sig: Signature[Any]) -> Any:
+        """What `replace` ends with; for subclasses that do something to the signature first, such as stamping it."""
+        request = self.request
+        if request.is_eager:
+            return sig.apply().get(disable_sync_subtasks=False)
+        if request.called_directly:
+            sig.apply_async()
+            raise errors.Ignore("Replaced by new task")
+        raise errors.Replaced(sig=sig)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **fields: Any

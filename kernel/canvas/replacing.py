@@ -1,0 +1,107 @@
+"""What a task is replaced with: a signature that has the task's id and all that was to come after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from kernel import errors
+from kernel.canvas.chains import chain
+from kernel.canvas.groups import as_group, group
+from kernel.naming import derive_id, new_id
+from kernel.signature import Signature, as_signatures, maybe_signature
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.request import Request
+
+ACCUMULATE: Final = "celery.accumulate"
+
+
+def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
+    """A copy of `given` that takes the place of the task of `request`: frozen with its id (a chain's last task gets
+    it), with its group, chord and root, its links, and what is left of its chain.
+
+    A group, and a chain that ends in one, is made a chord, so that one value comes of it. Run eagerly, links and chain
+    stay with the task, which returns what the replacement returned. Raises `ImproperlyConfigured` for what cannot
+    replace a task, and TypeError for what is no signature.
+    """
+    made = _one_value(app, _copied(app, given))
+    nesting = (request.replaced_task_nesting or 0) + 1
+    _unfreeze(made)
+    for member in made.walk():
+        member.options["replaced_task_nesting"] = nesting
+    own_id, root_id = request.id, request.root_id or request.id
+    if request.is_eager:
+        made.freeze(own_id, root_id=root_id, parent_id=request.parent_id)
+        return made
+    for callback in as_signatures(request.callbacks, app):
+        made.link(callback)
+    for errback in as_signatures(request.errbacks, app):
+        made.link_error(errback)
+    made.freeze(
+        own_id,
+        request.group,
+        request.chord,
+        root_id,
+        request.parent_id,
+        request.group_index,
+        ids=_ids(request, nesting),
+        replaced_task_nesting=nesting,
+    )
+    if request.chain:
+        following = [step.set(replaced_task_nesting=nesting) for step in as_signatures(request.chain, app)]
+        # The next one is at the end: what the replacement brought itself comes first.
+        made.options["chain"] = [*following, *(made.options.get("chain") or ())]
+    return made
+
+
+def _copied(app: Kernel, given: Any) -> Signature[Any]:
+    found = maybe_signature(given, app)
+    if not isinstance(found, Signature):
+        raise TypeError(f"a task is replaced with a signature, such as task.s(); got {given!r:.80}")
+    if found.options.get("chord") is not None:
+        raise errors.ImproperlyConfigured(
+            f"{found.task!r} cannot replace a task: it has a chord of its own, and takes that of the task. "
+            "Give the body as a part of the signature, as in chord(header, body) or group | body"
+        )
+    if isinstance(found, chain) and not found.tasks:
+        raise errors.ImproperlyConfigured("a task cannot be replaced with an empty chain: nothing would have its id")
+    made = as_group(found).clone()
+    made._app = made._app or app
+    return made
+
+
+def _one_value(app: Kernel, made: Signature[Any]) -> Signature[Any]:
+    if isinstance(made, group) and not made.tasks:
+        return Signature(ACCUMULATE, ([],), {"index": 0}, app=app)
+    if not _ends_in_group(made):
+        return made
+    joined = made | Signature(ACCUMULATE, (), {"index": 0}, app=app)
+    joined._app = joined._app or app
+    return joined
+
+
+def _ends_in_group(signature: Signature[Any]) -> bool:
+    if isinstance(signature, chain):
+        return bool(signature.tasks) and _ends_in_group(signature.tasks[-1])
+    return isinstance(signature, group)
+
+
+def _unfreeze(signature: Signature[Any]) -> None:
+    """Take away the id of the part that is to have the task's."""
+    signature.options.pop("task_id", None)
+    body = signature.kwargs.get("body") if signature.composite else None
+    if isinstance(body, Signature):
+        _unfreeze(body)
+    elif isinstance(signature, chain):
+        _unfreeze(signature.tasks[-1])
+
+
+def _ids(request: Request, nesting: int) -> Callable[[], str]:
+    """The ids of its parts: the same when the task is run again, as it is when nobody knows that it ended."""
+    if request.id is None:
+        return new_id
+    numbers, parent = count(), request.id
+    return lambda: derive_id(parent, f"replacement:{request.attempt}:{nesting}", next(numbers))
