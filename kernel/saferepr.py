@@ -11,7 +11,7 @@ DEPTH: Final = 3
 
 _ELLIPSIS: Final = "..."
 _QUICK: Final = frozenset({int, float, bool, type(None)})
-_QUICK_TEXT: Final = 200
+_QUICK_COUNT: Final = 64
 # `repr` of an int past this many bits may be refused by Python, and is nothing to read.
 _QUICK_INT: Final = 1 << 63
 
@@ -20,17 +20,22 @@ def args_repr(args: Sequence[Any], *, limit: int = LIMIT, depth: int = DEPTH) ->
     """``(2, 'a')``, cut at `limit` characters with ``...``."""
     if not args:
         return "()"
-    for value in args:
+    shown: Sequence[Any] = args
+    for place, value in enumerate(args):
         kind = type(value)
         if kind is str:
-            if len(value) > _QUICK_TEXT:
-                break
+            if len(value) > limit:
+                # What is behind the limit is never seen.
+                if shown is args:
+                    shown = list(args)
+                shown[place] = value[: limit + 1]  # type: ignore[index]
         elif kind not in _QUICK or (kind is int and not -_QUICK_INT < value < _QUICK_INT):
             break
+        if place > _QUICK_COUNT:
+            break
     else:
-        text = repr(tuple(args))
-        if len(text) <= limit:
-            return text
+        text = repr(tuple(shown))
+        return text if len(text) <= limit else text[: limit - len(_ELLIPSIS)] + _ELLIPSIS
     return _cut(tuple(args), limit, depth)
 
 

@@ -12,12 +12,13 @@ import json
 import os
 import re
 import time
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from kernel import errors
 from kernel.message import Message, Publication
+from kernel_broker_redis.base64 import from_base64, to_base64
 
 _HEAD: Final = re.compile(
     rb'\{"body": "([A-Za-z0-9+/=]*)", "content-encoding": "([^"\\]*)", "content-type": "([^"\\]*)", "headers": '
@@ -45,6 +46,10 @@ class Writer:
 
     def publication(self, item: Publication) -> bytes:
         """Raises `InvalidTaskError` when its headers are no JSON object."""
+        return b"".join(self.parts(item))
+
+    def parts(self, item: Publication) -> tuple[bytes, ...]:
+        """The same before it is joined."""
         message = item.message
         message.check()
         kind = message.content_encoding, message.content_type, item.queue
@@ -57,18 +62,15 @@ class Writer:
         pid, head, numbers = self._tags
         if pid != os.getpid():
             pid, head, numbers = self._tags = _tags()
-        return b"".join(
-            (
-                b'{"body": "',
-                b2a_base64(message.body, newline=False),
-                middle,
-                message.raw_headers,
-                b', "properties": ',
-                _open(message, item.priority),
-                address,
-                b"%b%012x" % (head, next(numbers)),
-                b'", "kernel_sent": %.3f}}' % time.time(),
-            )
+        return (
+            b'{"body": "',
+            to_base64(message.body),
+            middle,
+            message.raw_headers,
+            b', "properties": ',
+            _open(message, item.priority),
+            address,
+            b'%b%012x", "kernel_sent": %.3f}}' % (head, next(numbers), time.time()),
         )
 
 
@@ -86,7 +88,7 @@ def encode(message: Message, queue: str, *, priority: int = 0, exchange: str = "
     return b"".join(
         (
             b'{"body": "',
-            b2a_base64(message.body, newline=False),
+            to_base64(message.body),
             _middle(message.content_encoding, message.content_type),
             message.raw_headers,
             b', "properties": ',
@@ -151,7 +153,7 @@ def _message(head: re.Match[bytes], raw: bytes, at: int, properties: Mapping[str
     body, encoding, content_type = head.groups()
     return Message(
         raw[head.end() : at],
-        a2b_base64(body),
+        from_base64(body),
         content_type=content_type.decode(),
         content_encoding=encoding.decode(),
         properties=properties,

@@ -30,6 +30,8 @@ _AT_ONCE: Final = 500
 _BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _MOST_WOKEN: Final = 32
 _KNOWN: Final = 1000
+_LONG: Final = 8 * 1024
+"""Bytes of a body from which on it is not copied once more."""
 
 
 class Sender:
@@ -67,10 +69,14 @@ class Sender:
         if why := self._refusal(item):
             return api.PublishOutcome(api.PublishState.REFUSED, why)
         where = self._list(item.queue, item.priority)
-        raw = self._writer.publication(item)
+        parts = self._writer.parts(item)
+        words = (where.one, b"%d\r\n" % sum(map(len, parts)), *parts, where.ask_for_one)
         link = self._server.take()
         try:
-            link.send_packed(b"".join((where.one, b"%d\r\n" % len(raw), raw, where.ask_for_one)))
+            if len(item.message.body) >= _LONG:
+                link.send_parts(words)
+            else:
+                link.send_packed(b"".join(words))
             stored = _answer(link)
             woken = _consumers([_answer(link) for _ in where.asks])
             if woken:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import select
+import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 from hiredis import Reader
@@ -38,6 +40,16 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
+
+    def send_parts(self, parts: Sequence[bytes]) -> None:
+        """The same of what lies in several places: long words are not copied together first."""
+        sock = self._sock
+        if isinstance(sock, ssl.SSLSocket):
+            sock.sendall(b"".join(parts))
+            return
+        sent = sock.sendmsg(parts)
+        if sent < sum(map(len, parts)):
+            sock.sendall(memoryview(b"".join(parts))[sent:])
 
     def receive(self, timeout: float | None = None) -> Any:
         """The next reply; errors are raised. `timeout` in seconds, of the connection when None."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from kernel import errors
 from kernel.interfaces.place import failing_place, type_name
 from kernel.interfaces.serializer import INTERFACE
+from kernel_serializer_json.texts import LONG, has_long_text, long_text_encoder
 from kernel_serializer_json.types import BYTES_DECODERS, STANDARD, JsonType, bytes_envelope
 
 _ADVICE: Final = (
@@ -41,12 +42,19 @@ class JsonSerializer:
         }
         # Separators and escapes are the defaults, since those are what kombu writes.
         self._encode = json.JSONEncoder(default=self._envelope).encode
+        self._encode_long = long_text_encoder(self._envelope) or self._encode
+        # Looking for long texts costs small values too much: they are looked for where the last one was long.
+        self._seen_long = False
         self._decode = json.JSONDecoder(object_hook=self._open_envelope).decode
         self._decode_plain = json.JSONDecoder().raw_decode
 
     def dumps(self, value: Any) -> bytes:
         try:
-            return self._encode(value).encode("ascii")
+            if self._seen_long and has_long_text(value):
+                return self._encode_long(value).encode("ascii")
+            text = self._encode(value)
+            self._seen_long = len(text) >= LONG
+            return text.encode("ascii")
         except errors.SoftTimeLimitExceeded:
             raise
         except Exception as exc:
