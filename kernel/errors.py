@@ -15,8 +15,9 @@
      ├─ EncodeError · DecodeError
      │   └─ (DecodeError) PayloadTooLarge
      ├─ OperationalError              the broker, the backend or the network
-     │   └─ PublishUnknown            it may or may not be stored
-     ├─ TaskPredicate                 Ignore · Reject · Retry
+     │   ├─ PublishUnknown            it may or may not be stored
+     │   └─ ConnectionLimitExceeded   all connections of a pool are in use
+     ├─ TaskPredicate                 Ignore (Replaced) · Reject · Retry
      ├─ TaskError
      │   ├─ NotRegistered · AlreadyRegistered · QueueNotFound      (also KeyError where it is one)
      │   ├─ TimeoutError · MaxRetriesExceededError · TaskRevokedError
@@ -117,12 +118,27 @@ class PublishRefused(OperationalError):
     """The broker was reached, and will not take this message: sending it again as it is changes nothing."""
 
 
+class ConnectionLimitExceeded(OperationalError):
+    """All connections of a pool are in use, and none was released in the time that was allowed."""
+
+
 class TaskPredicate(KernelError):
     """Base of the exceptions by which a task says how it ends."""
 
 
 class Ignore(TaskPredicate):
     """Store no state; acknowledge the message."""
+
+
+class Replaced(Ignore):
+    """The task's place is taken by the signature `sig`, which has its id: `Task.replace` raises it."""
+
+    def __init__(self, message: str = "Replaced by new task", sig: Any = None) -> None:
+        super().__init__(message)
+        self.sig = sig
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.sig)
 
 
 class Reject(TaskPredicate):
