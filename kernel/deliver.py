@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kernel import errors
 from kernel.interfaces.broker import STORED, PublishState, QueueSpec
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
-    from kernel.message import Publication
+    from kernel.interfaces.sender import Sender
+    from kernel.message import Message, Publication
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -50,10 +51,14 @@ class RetryPolicy:
                 f"retry_policy has no {', '.join(map(repr, sorted(unknown)))}; "
                 f"it has {', '.join(cls.__dataclass_fields__)}"
             )
-        found = merged.get("retry_errors")
-        merged["retry_errors"] = tuple(found) if found else (errors.OperationalError,)
+        merged["retry_errors"] = _error_classes(merged.get("retry_errors"))
+        tries = merged.setdefault("max_retries", 3)
+        if tries is not None and (isinstance(tries, bool) or not isinstance(tries, int) or tries < 0):
+            raise ValueError(
+                f"retry_policy['max_retries'] is {tries!r:.40}; a whole number of 0 or more or None is needed"
+            )
         for name in ("interval_start", "interval_step", "interval_max"):
-            merged[name] = float(merged.get(name) or 0)
+            merged[name] = _seconds(name, merged.get(name))
         return cls(**merged)
 
     def pause(self, attempts: int) -> float:
@@ -65,8 +70,43 @@ class RetryPolicy:
         return isinstance(error, self.retry_errors) and (self.max_retries is None or attempts <= self.max_retries)
 
 
+def _error_classes(value: Any) -> tuple[type[BaseException], ...]:
+    found = tuple(value) if isinstance(value, tuple | list) else () if value is None else (value,)
+    for item in found:
+        if not isinstance(item, type) or not issubclass(item, BaseException):
+            raise ValueError(f"retry_policy['retry_errors'] has {item!r:.60}; a tuple of exception classes is needed")
+    return found or (errors.OperationalError,)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < threading.TIMEOUT_MAX:
+        raise ValueError(f"retry_policy[{name!r}] is {value!r:.40}; a number of seconds of 0 or more is needed")
+    return float(value)
+
+
+class Way(Protocol):
+    """Over what messages are sent: what the app has open, a connection of its own, or one of another library."""
+
+    @property
+    def broker(self) -> Sender:
+        """Ready to send. Raises `OperationalError`."""
+        ...
+
+    @property
+    def declared_queues(self) -> set[str]:
+        """The queues that were made to exist on this way."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """Where it leads, as it may be shown to anyone."""
+        ...
+
+
 class Delivering:
-    """Sends publications through the app's broker. Usable from any thread."""
+    """Sends publications through the app's broker, or over another way. Usable from any thread."""
 
     def __init__(self, app: Kernel) -> None:
         self._app = app
@@ -76,21 +116,29 @@ class Delivering:
         """End every pause between attempts."""
         self._stopped.set()
 
-    def deliver(self, publications: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
-        """One answer for each: None when it is stored, or the error."""
+    def deliver(
+        self,
+        publications: Sequence[Publication],
+        policy: RetryPolicy,
+        way: Way | None = None,
+        timeout: float | None = None,
+    ) -> list[BaseException | None]:
+        """One answer for each: None when it is stored, or the error. `timeout` is for each attempt, in seconds."""
         if len(publications) == 1:
-            answers = self._deliver_batch(publications, policy)
+            answers = self._deliver_batch(publications, policy, way, timeout)
         else:
             answers = []
             for batch in _batches(publications):
-                answers.extend(self._deliver_batch(batch, policy))
+                answers.extend(self._deliver_batch(batch, policy, way, timeout))
         observers = self._app.extensions.hot.kernel_publish_end
         if observers:
             for publication, answer in zip(publications, answers, strict=True):
                 self._app.extensions.observe(observers, publication, answer)
         return answers
 
-    def _deliver_batch(self, batch: Sequence[Publication], policy: RetryPolicy) -> list[BaseException | None]:
+    def _deliver_batch(
+        self, batch: Sequence[Publication], policy: RetryPolicy, way: Way | None, timeout: float | None
+    ) -> list[BaseException | None]:
         answers: list[BaseException | None] = [None] * len(batch)
         pending, sent = list(range(len(batch))), batch
         started = time.monotonic()
@@ -99,7 +147,7 @@ class Delivering:
             attempts += 1
             # What may have been stored already is told apart by whoever runs it: it looks for a record first.
             sent = [_again(item) for item in batch] if attempts == 2 else sent
-            cause = self._attempt(sent, pending, answers)
+            cause = self._attempt(sent, pending, answers, way or self._app.opened, timeout)
             if cause is None or not pending:
                 return answers
             # From then on only those are pending that may have arrived; no later failure makes that undone.
@@ -107,22 +155,30 @@ class Delivering:
             spent = time.monotonic() - started
             over = policy.max_retries is not None and spent >= DEADLINE
             if over or not policy.allows(attempts, cause) or self._stopped.wait(policy.pause(attempts)):
-                error = self._gave_up(cause, attempts, spent, len(pending), unknown=unknown)
+                where = (way or self._app.opened).shown
+                error = _gave_up(cause, attempts, spent, _many(len(pending)), where, unknown=unknown)
                 for index in pending:
                     answers[index] = error
                 return answers
 
     def _attempt(
-        self, batch: Sequence[Publication], pending: list[int], answers: list[BaseException | None]
+        self,
+        batch: Sequence[Publication],
+        pending: list[int],
+        answers: list[BaseException | None],
+        way: Way,
+        timeout: float | None,
     ) -> BaseException | None:
         """Send what is pending; why some of it still is, or None. Final answers are filled in."""
         chosen = batch if len(pending) == len(batch) else [batch[index] for index in pending]
         try:
-            broker = self._app.broker
-            self._declare(chosen)
-            if self._app.opened.expect is not None:
-                self._expect(self._app.opened.expect, chosen)
-            outcomes = broker.publish(chosen)
+            broker = way.broker
+            _declare(way, chosen)
+            opened = self._app.opened
+            expect = opened.expect if way is opened else opened.expecting()
+            if expect is not None:
+                self._expect(expect, chosen)
+            outcomes = broker.publish(chosen) if timeout is None else broker.publish(chosen, timeout)
         except errors.OperationalError as exc:
             return exc
         if len(outcomes) != len(chosen):
@@ -133,22 +189,12 @@ class Delivering:
         reason = ""
         for index, outcome in zip(tuple(pending), outcomes, strict=True):
             if outcome.state is PublishState.REFUSED:
-                answers[index] = self._refused(batch[index], outcome.reason)
+                answers[index] = _refused(batch[index], outcome.reason, way.shown)
             elif outcome.state is PublishState.UNKNOWN:
                 unknown.append(index)
                 reason = outcome.reason
         pending[:] = unknown
         return errors.PublishUnknown(reason or "the connection broke after the message left") if unknown else None
-
-    def _declare(self, batch: Sequence[Publication]) -> None:
-        """Make the queues exist that this process has not sent to before."""
-        declared = self._app.opened.declared_queues
-        if len(batch) == 1 and batch[0].queue in declared:
-            return
-        new = {publication.queue for publication in batch} - declared
-        if new:
-            self._app.broker.declare([QueueSpec(name) for name in sorted(new)])
-            declared.update(new)
 
     def _expect(self, expect: Callable[[Sequence[str]], None], batch: Sequence[Publication]) -> None:
         """Results come to whoever called: calls that are answered here leave when answers can come in."""
@@ -164,31 +210,51 @@ class Delivering:
         if ids:
             expect(ids)
 
-    def _refused(self, publication: Publication, reason: str) -> errors.PublishRefused:
-        message = publication.message
-        return errors.PublishRefused(
-            f"the broker {self._app.addresses.broker_shown} refused task {message.task}[{message.id}] "
-            f"for queue {publication.queue!r}: {reason or 'no reason given'}"
-        )
 
-    def _gave_up(
-        self, cause: BaseException, attempts: int, spent: float, count: int, *, unknown: bool
-    ) -> errors.OperationalError:
-        tries = f"{attempts} attempt{'s' if attempts > 1 else ''} in {spent:.1f} s"
-        many = f"{count} messages" if count > 1 else "the message"
-        where = self._app.addresses.broker_shown
-        if unknown:
-            error: errors.OperationalError = errors.PublishUnknown(
-                f"{many} may or may not be stored at {where} after {tries}: {cause}. "
-                "Publishing again with the same task_id is safe"
-            )
-        else:
-            error = errors.OperationalError(
-                f"cannot publish {many} to {where} after {tries}: {cause}. "
-                "Check that the broker runs and that broker_url is right; retry_policy says how long to try"
-            )
-        error.__cause__ = cause
-        return error
+def _declare(way: Way, batch: Sequence[Publication]) -> None:
+    """Make the queues exist that this process has not sent to before on this way."""
+    declared = way.declared_queues
+    if len(batch) == 1 and batch[0].queue in declared:
+        return
+    new = {publication.queue for publication in batch} - declared
+    if new:
+        way.broker.declare([QueueSpec(name) for name in sorted(new)])
+        declared.update(new)
+
+
+def _refused(publication: Publication, reason: str, where: str) -> errors.PublishRefused:
+    return errors.PublishRefused(
+        f"the broker {where} refused {_named(publication.message)} "
+        f"for queue {publication.queue!r}: {reason or 'no reason given'}"
+    )
+
+
+def _named(message: Message) -> str:
+    with contextlib.suppress(errors.InvalidTaskError):
+        return f"task {message.task}[{message.id}]"
+    return "a message"
+
+
+def _many(count: int) -> str:
+    return f"{count} messages" if count > 1 else "the message"
+
+
+def _gave_up(
+    cause: BaseException, attempts: int, spent: float, many: str, where: str, *, unknown: bool
+) -> errors.OperationalError:
+    tries = f"{attempts} attempt{'s' if attempts > 1 else ''} in {spent:.1f} s"
+    if unknown:
+        error: errors.OperationalError = errors.PublishUnknown(
+            f"{many} may or may not be stored at {where} after {tries}: {cause}. "
+            "Publishing again with the same task_id is safe"
+        )
+    else:
+        error = errors.OperationalError(
+            f"cannot publish {many} to {where} after {tries}: {cause}. "
+            "Check that the broker runs and that broker_url is right; retry_policy says how long to try"
+        )
+    error.__cause__ = cause
+    return error
 
 
 def _batches(publications: Sequence[Publication]) -> Iterator[Sequence[Publication]]:

@@ -31,6 +31,7 @@ import pluggy
 
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.interfaces.outcome import Admission, Decision, Outcome
+from kernel.interfaces.sender import Sender
 from kernel.interfaces.serializer import Compressor, Serializer
 from kernel.interfaces.setting import Setting
 from kernel.message import Publication
@@ -67,6 +68,7 @@ SPECS: Final[Mapping[str, Spec]] = {
     "kernel_task_registered": Spec("set-up"),
     "kernel_task_wrappers": Spec("collect"),
     "kernel_route": Spec("decide"),
+    "kernel_find_sender": Spec("decide"),
     "kernel_publish_start": Spec("edit", hot=True),
     "kernel_publish_end": Spec("observe", hot=True),
     "kernel_worker_start": Spec("set-up"),
@@ -204,6 +206,12 @@ def kernel_task_wrappers(app: Kernel, task: Task[Any, Any]) -> Wrapper | None:
 @hookspec(firstresult=True)
 def kernel_route(name: str, options: Mapping[str, Any]) -> Route | None:
     """decide, client: where a call of task `name` goes, unless the caller said so."""
+
+
+@hookspec(firstresult=True)
+def kernel_find_sender(given: object) -> Sender | None:
+    """decide, client: what publishes over `given`, a connection or producer of another library that a call was handed
+    (``apply_async(connection=...)``); it need not be asked twice for the same object. None: not known here."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ from kernel.signature import as_signatures
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+    from kernel.deliver import Way
 
 __all__ = ["Call", "Publisher", "RetryPolicy", "derive_id", "new_id"]
 
@@ -304,19 +305,33 @@ class Publisher:
     # --- sending --------------------------------------------------------------------------------------------
 
     def send(
-        self, publications: Sequence[Publication], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+        self,
+        publications: Sequence[Publication],
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+        way: Way | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Send, in few round trips; every message is on the broker when this returns.
 
-        Raises `OperationalError` (with `PublishUnknown` when a message may have arrived) when the broker cannot
-        be reached within the retry policy, or refuses a message; others of the batch may have been stored.
+        `way` is over what they are sent, if not over what the app has open; `timeout` the seconds that one attempt
+        may take, where the broker can tell. Raises `OperationalError` (with `PublishUnknown` when a message may
+        have arrived) when the broker cannot be reached within the retry policy, or refuses a message; others of the
+        batch may have been stored.
         """
-        for error in self.deliver(publications, retry=retry, policy=policy):
+        for error in self.deliver(publications, retry=retry, policy=policy, way=way, timeout=timeout):
             if error is not None:
                 raise error
 
     def deliver(
-        self, publications: Sequence[Publication], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+        self,
+        publications: Sequence[Publication],
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+        way: Way | None = None,
+        timeout: float | None = None,
     ) -> Sequence[BaseException | None]:
         """`send`, with one answer for each: None when it is stored, or why it is not."""
         conf = self._app.conf
@@ -327,7 +342,7 @@ class Publisher:
             rules = self._usual_policy(conf.task_publish_retry_policy)
         else:
             rules = RetryPolicy.of(conf.task_publish_retry_policy, policy)
-        return self._delivering.deliver(publications, rules)
+        return self._delivering.deliver(publications, rules, way, timeout)
 
     def _usual_policy(self, setting: Mapping[str, Any]) -> RetryPolicy:
         """That of the settings, worked out when they change."""
@@ -383,7 +398,7 @@ def _override_headers(headers: dict[str, Any], known: Mapping[str, Any]) -> None
     if "time_limit" in known or "soft_time_limit" in known:
         old = headers.get("timelimit") or [None, None]
         headers["timelimit"] = _time_limits({"time_limit": old[0], "soft_time_limit": old[1], **known})
-    for option in ("shadow", "ignore_result", "argsrepr", "kwargsrepr"):
+    for option in ("shadow", "ignore_result", "argsrepr", "kwargsrepr", "stamped_headers", "stamps"):
         if known.get(option) is not None:
             headers[option] = known[option]
     headers.update({k: v for k, v in (known.get("headers") or {}).items() if k not in RESERVED_HEADERS})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,8 +20,7 @@ _CLOSE_SECONDS: Final = 5.0
 
 class _Item(NamedTuple):
     publication: Publication
-    retry: bool | None
-    policy: Mapping[str, Any] | None
+    how: dict[str, Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
 
@@ -40,10 +39,8 @@ class Bridge:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    async def publish(
-        self, publication: Publication, *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
-    ) -> None:
-        """Returns when the broker has it. Raises what `Publisher.send` raises."""
+    async def publish(self, publication: Publication, **how: Any) -> None:
+        """Returns when the broker has it. `how` are the keywords of `Publisher.send`; raises what that raises."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -51,7 +48,7 @@ class Bridge:
         with self._lock:
             if self._closed:
                 raise errors.OperationalError("the app was closed while a coroutine published")
-            self._items.put(_Item(publication, retry, policy, loop, future))
+            self._items.put(_Item(publication, {"retry": None, "policy": None, **how}, loop, future))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kernel-publish", daemon=True)
                 self._thread.start()
@@ -94,7 +91,7 @@ class Bridge:
         first = group[0]
         answers: Sequence[BaseException | None]
         try:
-            answers = self._deliver([item.publication for item in group], retry=first.retry, policy=first.policy)
+            answers = self._deliver([item.publication for item in group], **first.how)
         except BaseException as exc:
             # Whatever it is, the coroutines that wait must hear of it, and the next batch is not to blame.
             answers = [exc] * len(group)
@@ -109,10 +106,10 @@ class Bridge:
 
 
 def _alike(batch: Sequence[_Item]) -> list[list[_Item]]:
-    """Items that share a retry policy, in order."""
+    """Items that are sent in the same way, in order."""
     groups: list[list[_Item]] = []
     for item in batch:
-        if groups and groups[-1][0].retry == item.retry and groups[-1][0].policy == item.policy:
+        if groups and groups[-1][0].how == item.how:
             groups[-1].append(item)
         else:
             groups.append([item])

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel import errors
+from kernel.app.ways import way_of
 from kernel.call import Call
-from kernel.options import split_call_options
+from kernel.interfaces.broker import QueueSpec
+from kernel.options import SENDING, split_call_options
+from kernel.plan import queue_name
 from kernel.result import AsyncResult
 from kernel.task import Task
 
@@ -36,7 +39,7 @@ class Calls:
             return self._eager(task, args, kwargs, options)
         publication, options = self._prepared(task, args, kwargs, options)
         if options:
-            self._app.publisher.send((publication,), **_retrying(options))
+            self._app.publisher.send((publication,), **self._sending(options))
         else:
             self._app.publisher.send((publication,))
         return self._result(task, publication, options)
@@ -54,7 +57,7 @@ class Calls:
 
             return await asyncio.to_thread(self._eager, task, args, kwargs, options)
         publication, options = self._prepared(task, args, kwargs, options)
-        await self._app.bridge.publish(publication, **_retrying(options))
+        await self._app.bridge.publish(publication, **self._sending(options))
         return self._result(task, publication, options)
 
     def call_many(
@@ -72,7 +75,7 @@ class Calls:
             publications = [publisher.prepare(Call(name, args, kwargs)) for args, kwargs in checked]
         else:
             publications = [self._prepared(task, args, kwargs, options)[0] for args, kwargs in checked]
-        publisher.send(publications, **_retrying(options))
+        publisher.send(publications, **self._sending(options))
         ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
         app = self._app
         results: list[AsyncResult[Any]] = [
@@ -97,11 +100,11 @@ class Calls:
             raise TypeError(f"send_task({name!r}) needs args as a list or tuple and kwargs as a dictionary")
         publisher = self._app.publisher
         publication = publisher.prepare(Call(name, args or (), kwargs or {}, options))
-        publisher.send((publication,), **_retrying(options))
+        publisher.send((publication,), **self._sending(options))
         task_id = _task_id(publication)
-        result: AsyncResult[Any] = AsyncResult(
-            task_id, None, name, self._app, ignored=bool(options.get("ignore_result"))
-        )
+        made = options.get("result_cls") or AsyncResult
+        result: AsyncResult[Any] = made(task_id, None, name, self._app)
+        result.ignored = bool(options.get("ignore_result"))
         self._adopt(result, options)
         return result
 
@@ -114,7 +117,7 @@ class Calls:
         """
         publications = self._canvas(calls, expected)
         if publications:
-            self._app.publisher.send(publications, **_retrying(options))
+            self._app.publisher.send(publications, **self._sending(options))
         self._adopt(result, options)
 
     async def asend(
@@ -124,8 +127,8 @@ class Calls:
         import asyncio
 
         publications = self._canvas(calls, expected)
-        publish, retrying = self._app.bridge.publish, _retrying(options)
-        await asyncio.gather(*[publish(publication, **retrying) for publication in publications])
+        publish, sending = self._app.bridge.publish, self._sending(options)
+        await asyncio.gather(*[publish(publication, **sending) for publication in publications])
         self._adopt(result, options)
 
     def _canvas(self, calls: Sequence[Call], expected: Sequence[str]) -> list[Publication]:
@@ -172,6 +175,21 @@ class Calls:
         if parent is not None and result is not None:
             parent.children.append(result)
 
+    def _sending(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """How `Publisher.send` is to send, out of the options of a call."""
+        if not options or SENDING.isdisjoint(options):
+            return {}
+        found = {
+            "retry": options.get("retry"),
+            "policy": options.get("retry_policy"),
+            "way": way_of(self._app, options),
+            "timeout": options.get("timeout") or options.get("confirm_timeout"),
+        }
+        if options.get("declare"):
+            way = found["way"] or self._app.opened
+            way.broker.declare([QueueSpec(queue_name(item)) for item in options["declare"]])
+        return found
+
     def _parent(self, options: Mapping[str, Any]) -> Request | None:
         """The request whose children this call belongs to."""
         parent = self._app.publisher.parent()
@@ -193,9 +211,8 @@ class Calls:
         codecs, serializer = self._app.codecs, known.get("serializer") or task.serializer
         body = codecs.encode_body(args, kwargs, serializer=serializer)[0]
         args, kwargs, _ = codecs.serializer(serializer).loads(body)
-        for name in ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta", "retry"):
+        for name in ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta", *SENDING):
             known.pop(name, None)
-        known.pop("retry_policy", None)
         # Whoever called it holds the result of a call, whichever way it was run.
         return task.apply(args, kwargs, **known)  # type: ignore[return-value]
 
@@ -223,7 +240,3 @@ def _task_id(publication: Publication) -> str:
 
 def _has_shadow(task: Task[..., Any]) -> bool:
     return type(task).shadow_name is not Task.shadow_name
-
-
-def _retrying(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"retry": options.get("retry"), "policy": options.get("retry_policy")} if options else {}

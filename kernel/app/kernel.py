@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from kernel import errors
 from kernel import task as task_module
 from kernel.app.addresses import Addresses
+from kernel.app.connecting import Connecting
 from kernel.app.embedded import calling_file
 from kernel.app.importing import Discovery, Packages, import_modules, name_main
 from kernel.app.zone import zone_of
@@ -51,7 +52,7 @@ T = TypeVar("T", bound=task_module.Task[..., Any])
 State = Literal["new", "open", "closed"]
 
 
-class Kernel:
+class Kernel(Connecting):
     """A task queue as a program sees it.
 
         app = Kernel("shop")                                # one SQLite file beside this module

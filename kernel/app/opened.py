@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from kernel import drivers
 from kernel.app.aio import Bridge
 from kernel.app.embedded import make_room
+from kernel.app.pools import ConnectionPool, ProducerPool
 from kernel.disabled import DisabledBackend
 from kernel.naming import new_id
 from kernel.publish import Publisher
@@ -41,11 +42,25 @@ class Opened:
         self.publisher = Publisher(app)
         self.bridge = Bridge(self.publisher.deliver)
         self.waiter = Waiter(lambda: self.backend)
+        self.connections = ConnectionPool(app)
+        self.producers = ProducerPool(self.connections)
 
     @property
     def broker(self) -> Broker:
         """The broker, open. Raises `OperationalError` or `ImproperlyConfigured`."""
         return self._broker or self._open_broker()
+
+    @property
+    def shown(self) -> str:
+        """The broker as it may be shown to anyone."""
+        return self._app.addresses.broker_shown
+
+    def expecting(self) -> Callable[[Sequence[str]], None] | None:
+        """`expect`, also where messages go over another connection and the broker is not open here."""
+        with self._lock:
+            if self._broker is None and self.expect is None:
+                self._listen()
+            return self.expect
 
     @property
     def reader(self) -> Broker:
@@ -64,6 +79,15 @@ class Opened:
     def backend(self) -> Backend:
         """The result backend, open; one that refuses to be read when none is configured."""
         return self._backend or self._open_backend()
+
+    @property
+    def joins(self) -> bool:
+        """Whether there is a result backend that joins the results of chords. It is not opened for this."""
+        url = self._app.backend_url
+        if url is None:
+            return False
+        capabilities = drivers.load("backends", url, choices=self._app.conf.drivers).capabilities
+        return bool(capabilities.chords)
 
     def _open_broker(self) -> Broker:
         with self._lock:
@@ -107,7 +131,13 @@ class Opened:
         """Close everything, in the reverse order of its use; what went wrong on the way."""
         failures: list[Exception] = []
         # Coroutines that publish are let finish before the pauses between attempts are cut short.
-        for step in (self.bridge.close, self.publisher.stop, self.waiter.close, self._close_drivers):
+        for step in (
+            self.bridge.close,
+            self.publisher.stop,
+            self.waiter.close,
+            self.connections.close,
+            self._close_drivers,
+        ):
             try:
                 step()
             except Exception as exc:

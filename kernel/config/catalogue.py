@@ -123,6 +123,9 @@ TASKS: Final = (
     Setting(
         "task_acks_on_timeout", "bool", None, "The same for time limits; None: `task_acks_on_failure_or_timeout`.", True
     ),
+    Setting(
+        "task_allow_error_cb_on_chord_header", "bool", False, "Error callbacks of a chord are linked to its header too."
+    ),
     Setting("task_always_eager", "bool", False, "Run `delay` and `apply_async` at once in the caller."),
     Setting("task_compression", "str", None, "Compression of task messages, such as `gzip`.", True),
     Setting("task_create_missing_queues", "bool", True, "Create queues that are not defined."),
@@ -169,6 +172,13 @@ RESULTS: Final = (
     ),
     Setting("result_compression", "str", None, "Compression of stored results.", True),
     Setting("result_expires", "seconds", 86400, "Age at which results are deleted; None or 0: never.", True),
+    Setting(
+        "result_chord_expires",
+        "seconds",
+        None,
+        "Age at which what is known of a chord is deleted; None: `result_expires`.",
+        True,
+    ),
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),
     Setting("result_backend_transport_options", "dict", {}, "Options of the result backend's driver."),
@@ -246,6 +256,22 @@ BROKER: Final = (
         True,
         (),
         _url,
+    ),
+    Setting(
+        "broker_pool_limit",
+        "int",
+        10,
+        "Most connections of `app.pool`; 0 or None: no limit, and none is kept.",
+        True,
+        (),
+        _at_least(0),
+    ),
+    Setting(
+        "broker_pool_acquire_timeout",
+        "seconds",
+        None,
+        "Time to wait for a connection of `app.pool`; None: 60 s (unlike Celery, which waits for ever).",
+        True,
     ),
     Setting("broker_read_url", "any", None, "URL for workers; None: `broker_url`.", True, (), _url),
     Setting("broker_write_url", "any", None, "URL for publishing; None: `broker_url`.", True, (), _url),

@@ -24,9 +24,6 @@ GENERAL: Final = (
 )
 
 TASKS: Final = (
-    _later(
-        "task_allow_error_cb_on_chord_header", "bool", False, "Error callbacks of a chord are linked to its header too."
-    ),
     _later("task_annotations", "any", None, "Change attributes of tasks by their name."),
     _later(
         "task_create_missing_queue_type", "str", "classic", "Type of queues that are created.", ("classic", "quorum")
@@ -53,7 +50,6 @@ RESULTS: Final = (
     _later("result_backend_max_sleep_between_retries_ms", "int", 10000, "Longest pause between such retries."),
     _later("result_backend_thread_safe", "bool", False, "Share the backend between threads."),
     _later("result_cache_max", "int", -1, "Results that a client remembers; a result remembers its own end."),
-    _later("result_chord_expires", "seconds", None, "Age at which bookkeeping of chords is deleted."),
     _later("result_chord_join_timeout", "seconds", 3.0, "Time to join the results of a chord."),
     _later("result_chord_retry_interval", "seconds", 1.0, "Pause between looks at an unfinished chord."),
     _later("result_exchange", "str", "celeryresults", "Exchange of results that are sent as messages."),
@@ -129,8 +125,6 @@ BROKER: Final = (
     _later(
         "broker_native_delayed_delivery_queue_type", "str", "quorum", "Type of delay queues.", ("classic", "quorum")
     ),
-    _later("broker_pool_limit", "int", 10, "Most connections of the pool."),
-    _later("broker_pool_acquire_timeout", "seconds", None, "Time to wait for a connection of the pool."),
 )
 
 WORKER: Final = (
