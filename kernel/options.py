@@ -115,6 +115,8 @@ SENDING: Final = frozenset(
     {"producer", "publisher", "connection", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"}
 )
 """Options that say how a call is sent, and are no part of it."""
+FOLLOWING: Final = frozenset({"link", "link_error", "chain", "chord"})
+"""Options that say what comes after a call."""
 
 TASK_OPTIONS: Final = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS: Final = frozenset(CallOptions.__annotations__)

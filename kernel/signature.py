@@ -310,7 +310,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     # --- links ----------------------------------------------------------------------------------------------
 
     def link(self, callback: Signature[Any]) -> Signature[Any]:
-        """Call `callback` with the return value; returns `callback`."""
+        """Call `callback` with the return value; returns `callback`. Raises ValueError where that makes a cycle."""
         return self._append("link", callback)
 
     def link_error(self, errback: Signature[Any]) -> Signature[Any]:
@@ -330,6 +330,8 @@ class Signature(dict[str, Any], Generic[R_co]):
         return found
 
     def _append(self, option: str, signature: Signature[Any]) -> Signature[Any]:
+        if _leads_to(signature, self):
+            raise cycle_of([self] if signature is self else [self, signature])
         links = self.options.get(option)
         links = [] if links is None else links if isinstance(links, list) else [links]
         if signature not in links:
@@ -498,6 +500,40 @@ def as_signatures(links: Any, app: Kernel | None = None) -> list[Signature[Any]]
         if not isinstance(signature, Signature):
             raise TypeError(f"a link is a signature, such as task.s(); got {item!r:.80}")
         found.append(signature)
+    return found
+
+
+def cycle_of(path: Sequence[Any]) -> ValueError:
+    """The error for signatures of which each leads to the next, and the last to the first."""
+    names = [str(item.get("task")) if isinstance(item, Mapping) else type(item).__name__ for item in (*path, path[0])]
+    return ValueError(
+        f"a cycle of signatures: {' -> '.join(names)}. What comes after a task travels with its message, and so has an "
+        "end: let the last task call the first one itself. Nothing was published"
+    )
+
+
+def _leads_to(start: Any, target: Any) -> bool:
+    """Whether `target` itself, not one like it, is `start` or anywhere in it."""
+    left, seen = [start], set()
+    while left:
+        item = left.pop()
+        if item is target:
+            return True
+        if id(item) in seen or not isinstance(item, Mapping):
+            continue
+        seen.add(id(item))
+        left += _within(item)
+    return False
+
+
+def _within(item: Mapping[str, Any]) -> list[Any]:
+    """The signatures that one is made of, and those that are linked to it."""
+    options, kwargs = item.get("options") or {}, item.get("kwargs") or {}
+    values = [options.get(name) for name in ("link", "link_error", "chain", "chord")]
+    values += [kwargs.get(name) for name in ("tasks", "header", "body")]
+    found: list[Any] = []
+    for value in values:
+        found += value if isinstance(value, list | tuple) else [] if value is None else [value]
     return found
 
 

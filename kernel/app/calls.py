@@ -7,16 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel import errors
+from kernel.app.oncommit import HeldCall, is_own_way, split_session, unit_for
 from kernel.app.ways import way_of
 from kernel.call import Call
 from kernel.interfaces.broker import QueueSpec
-from kernel.options import SENDING, split_call_options
+from kernel.naming import new_id
+from kernel.options import FOLLOWING, SENDING, split_call_options
 from kernel.plan import queue_name
 from kernel.result import AsyncResult
 from kernel.task import Task
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+    from kernel.interfaces.unit import Unit
     from kernel.message import Publication
     from kernel.request import Request
 
@@ -99,6 +102,7 @@ class Calls:
         if not isinstance(args, list | tuple | None) or not isinstance(kwargs, Mapping | None):
             raise TypeError(f"send_task({name!r}) needs args as a list or tuple and kwargs as a dictionary")
         publisher = self._app.publisher
+        self._check_following(options)
         publication = publisher.prepare(Call(name, args or (), kwargs or {}, options))
         publisher.send((publication,), **self._sending(options))
         task_id = _task_id(publication)
@@ -106,6 +110,53 @@ class Calls:
         result: AsyncResult[Any] = made(task_id, None, name, self._app)
         result.ignored = bool(options.get("ignore_result"))
         self._adopt(result, options)
+        return result
+
+    def on_commit(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        session: object = None,
+    ) -> AsyncResult[Any]:
+        """One call, made and checked now, and sent when the transaction of `session` commits."""
+        return self._on_commit(task, args, kwargs, options, unit=unit_for(self._app, session))
+
+    def delay_on_commit(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncResult[Any]:
+        """The same without options, and with the session in front of the arguments, if there is one."""
+        unit, rest = split_session(self._app, args)
+        return self._on_commit(task, rest, kwargs, {}, unit=unit)
+
+    def _on_commit(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        unit: Unit,
+    ) -> AsyncResult[Any]:
+        app = self._app
+        if app.conf.task_always_eager:
+            task_id = options.get("task_id") or new_id()
+            given = {**options, "task_id": task_id}
+            checked = task.checked(args, kwargs)
+            held = HeldCall(app, None, publish=lambda: self._eager(task, *checked, given), sent=lambda: None)
+            unit.hold(held)
+            return AsyncResult(task_id, None, task.name, app)
+        publication, options = self._prepared(task, args, kwargs, options)
+        sending, parent = self._sending(options), self._parent(options)
+        result = self._made(task, publication, options)
+        unit.hold(
+            HeldCall(
+                app,
+                None if is_own_way(options) else publication,
+                publish=lambda: app.publisher.send((publication,), **sending),
+                sent=lambda: None if parent is None else parent.children.append(result),
+            )
+        )
         return result
 
     def send(
@@ -132,8 +183,12 @@ class Calls:
         self._adopt(result, options)
 
     def _canvas(self, calls: Sequence[Call], expected: Sequence[str]) -> list[Publication]:
+        from kernel.canvas.checks import Check
+
         app, publications = self._app, []
+        check = Check(app)
         for call in calls:
+            check.following(call.options)
             task = app.tasks.get(call.name)
             if task is not None:
                 call.args, call.kwargs = task.checked(call.args, call.kwargs)
@@ -154,21 +209,27 @@ class Calls:
         options: Mapping[str, Any],
     ) -> tuple[Publication, Mapping[str, Any]]:
         args, kwargs = task.checked(args, kwargs)
+        self._check_following(options)
         if _has_shadow(task) and not options.get("shadow"):
             options = {**options, "shadow": task.shadow_name(args, kwargs, options)}
         return self._app.publisher.prepare(Call(task.name, args, kwargs, options)), options
 
+    def _check_following(self, options: Mapping[str, Any]) -> None:
+        """What is to come after a call is checked before the call is sent."""
+        if options and not FOLLOWING.isdisjoint(options):
+            from kernel.canvas.checks import Check
+
+            Check(self._app).following(options)
+
     def _result(self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
-        ignore = options.get("ignore_result") if options else None
-        result: AsyncResult[Any] = AsyncResult(
-            _task_id(publication),
-            None,
-            task.name,
-            self._app,
-            ignored=bool(task.ignore_result if ignore is None else ignore),
-        )
+        result = self._made(task, publication, options)
         self._adopt(result, options)
         return result
+
+    def _made(self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
+        ignore = options.get("ignore_result") if options else None
+        ignored = bool(task.ignore_result if ignore is None else ignore)
+        return AsyncResult(_task_id(publication), None, task.name, self._app, ignored=ignored)
 
     def _adopt(self, result: Any, options: Mapping[str, Any]) -> None:
         parent = self._parent(options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
 from kernel.canvas.chains import chain
+from kernel.canvas.checks import Check
 from kernel.canvas.groups import as_group, group
 from kernel.naming import derive_id, new_id
 from kernel.signature import Signature, as_signatures, maybe_signature
@@ -54,6 +55,8 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
         following = [step.set(replaced_task_nesting=nesting) for step in as_signatures(request.chain, app)]
         # The next one is at the end: what the replacement brought itself comes first.
         made.options["chain"] = [*following, *(made.options.get("chain") or ())]
+    # While the task still runs: what is wrong with it belongs into its traceback.
+    Check(app).signature(made)
     return made
 
 

@@ -135,8 +135,8 @@ def test_what_is_no_signature_is_refused(data: dict[str, Any]) -> None:
 
 
 def test_an_unknown_type_is_told() -> None:
-    with pytest.raises(errors.InvalidTaskError, match="chord"):
-        Signature.from_dict({"task": "celery.chord", "subtask_type": "chord", "kwargs": {"header": []}})
+    with pytest.raises(errors.InvalidTaskError, match="frobnicate"):
+        Signature.from_dict({"task": "celery.frobnicate", "subtask_type": "frobnicate", "kwargs": {"header": []}})
 
 
 def test_maybe_and_as_signatures(add: Task[..., Any]) -> None:
