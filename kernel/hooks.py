@@ -34,6 +34,7 @@ from kernel.interfaces.outcome import Admission, Decision, Outcome
 from kernel.interfaces.sender import Sender
 from kernel.interfaces.serializer import Compressor, Serializer
 from kernel.interfaces.setting import Setting
+from kernel.interfaces.unit import Unit
 from kernel.message import Publication
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ SPECS: Final[Mapping[str, Spec]] = {
     "kernel_task_wrappers": Spec("collect"),
     "kernel_route": Spec("decide"),
     "kernel_find_sender": Spec("decide"),
+    "kernel_find_transaction": Spec("decide"),
     "kernel_publish_start": Spec("edit", hot=True),
     "kernel_publish_end": Spec("observe", hot=True),
     "kernel_worker_start": Spec("set-up"),
@@ -212,6 +214,12 @@ def kernel_route(name: str, options: Mapping[str, Any]) -> Route | None:
 def kernel_find_sender(given: object) -> Sender | None:
     """decide, client: what publishes over `given`, a connection or producer of another library that a call was handed
     (``apply_async(connection=...)``); it need not be asked twice for the same object. None: not known here."""
+
+
+@hookspec(firstresult=True)
+def kernel_find_transaction(app: Kernel, given: object) -> Unit | None:
+    """decide, client: the transaction that `given` (such as a session of SQLAlchemy) is of; None as `given` asks for
+    the one of the app's settings. None: not known here. Calls of ``delay_on_commit`` wait for it."""
 
 
 @hookspec

@@ -276,6 +276,31 @@ class Task(Generic[P, R_co]):
         """
         return self.app.calls.call_many(self, calls, options)
 
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> result_module.AsyncResult[R_co]:
+        """`delay` once the caller's transaction has committed: the one of the app's setting `task_on_commit_session`,
+        or of a session that stands in front of the arguments, ``task.delay_on_commit(session, 1, 2)``.
+
+        Arguments are checked and encoded now. See `apply_async_on_commit`.
+        """
+        return self.app.calls.delay_on_commit(self, args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        session: Any = None,
+        **options: Unpack[CallOptions],
+    ) -> result_module.AsyncResult[R_co]:
+        """`apply_async` once the outermost transaction of `session` (None: of the setting `task_on_commit_session`)
+        has committed, and not at all if it, or the savepoint of this call, is rolled back.
+
+        On the SQL broker, with the session on the same database, the message is part of the transaction. Elsewhere it
+        is published right after the commit, which raises `OperationalError` if that fails: what was committed stays
+        so. Raises `ImproperlyConfigured` where nobody knows of a transaction, and TypeError for what is no session.
+        """
+        return self.app.calls.on_commit(self, args, kwargs, options, session=session)
+
     def get_publisher(self, connection: Any = None, **options: Any) -> Any:
         """A producer for ``apply_async(publisher=...)``, over `connection` or one of the app's pool; use it in a
         ``with`` block. `options` are those of `Producer`."""

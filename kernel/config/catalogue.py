@@ -80,6 +80,32 @@ def _retry_policy(value: Mapping[str, Any]) -> None:
             raise ValueError(f"{key!r} is none of {', '.join(sorted(known))}")
 
 
+def _max_priority(value: int | None) -> None:
+    if value is not None and not 0 <= value <= 255:
+        raise ValueError("0 to 255")
+
+
+def _queues(value: Any) -> None:
+    if value is not None and not isinstance(value, list | tuple | set | frozenset | Mapping):
+        raise ValueError("a list of queues, or a dictionary of them by name")
+
+
+def _routes(value: Any) -> None:
+    if value is None or isinstance(value, str | list | tuple | Mapping) or callable(value):
+        return
+    if not callable(getattr(value, "route_for_task", None)):
+        raise ValueError("a dictionary, a list, a function, the path of one, or an object with route_for_task")
+
+
+def _annotations(value: Any) -> None:
+    if value is None or isinstance(value, str | list | tuple | Mapping) or callable(value):
+        return
+    if not hasattr(value, "annotate") and not hasattr(value, "annotate_any"):
+        raise ValueError("a dictionary, a list, the path of one, or an object with annotate")
+
+
+_QUEUE_TYPES: Final = ("classic", "quorum")
+
 PLUGINS: Final = (
     Setting("plugins", "list", (), "Hook plugins to load besides those found by entry point: `module:attribute`."),
     Setting("disable_plugins", "list", (), "Names or distributions of hook plugins that are not to be loaded."),
@@ -115,6 +141,15 @@ GENERAL: Final = (
 )
 
 TASKS: Final = (
+    Setting(
+        "task_annotations",
+        "any",
+        None,
+        "Changes to options of tasks by name or `'*'`: a dictionary, an object with `annotate`, or a list of these.",
+        True,
+        (),
+        _annotations,
+    ),
     Setting("task_acks_late", "bool", True, "Acknowledge after the task has ended (True, unlike Celery), not before."),
     Setting("task_acks_on_failure_or_timeout", "bool", True, "Acknowledge late tasks that fail or time out."),
     Setting(
@@ -129,9 +164,33 @@ TASKS: Final = (
     Setting("task_always_eager", "bool", False, "Run `delay` and `apply_async` at once in the caller."),
     Setting("task_compression", "str", None, "Compression of task messages, such as `gzip`.", True),
     Setting("task_create_missing_queues", "bool", True, "Create queues that are not defined."),
+    Setting(
+        "task_create_missing_queue_type",
+        "str",
+        "classic",
+        "Type of queues that are created, where the server has types.",
+        choices=_QUEUE_TYPES,
+    ),
+    Setting(
+        "task_create_missing_queue_exchange_type",
+        "str",
+        None,
+        "Type of the exchange of queues that are created; None: direct.",
+        True,
+    ),
     Setting("task_default_delivery_mode", "any", 2, "2 or `persistent`; 1 or `transient`.", check=_delivery_mode),
     Setting("task_default_priority", "int", None, "Priority of messages that name none.", True),
+    Setting("task_default_exchange", "str", None, "Exchange of the default queue; None: of the queue's name.", True),
+    Setting("task_default_exchange_type", "str", "direct", "Its type: direct, topic, fanout, headers, x-..."),
     Setting("task_default_queue", "str", "celery", "Queue of tasks that name none."),
+    Setting(
+        "task_default_queue_type",
+        "str",
+        "classic",
+        "Type of the default queue, where the server has types.",
+        choices=_QUEUE_TYPES,
+    ),
+    Setting("task_default_routing_key", "str", None, "Routing key of the default queue; None: its name.", True),
     Setting(
         "task_delivery_limit",
         "int",
@@ -144,6 +203,14 @@ TASKS: Final = (
     Setting("task_eager_propagates", "bool", False, "Errors of eager tasks are raised in the caller."),
     Setting("task_ignore_result", "bool", False, "Store no results."),
     Setting("task_inherit_parent_priority", "bool", False, "A task called by a task has its priority."),
+    Setting(
+        "task_on_commit_session",
+        "any",
+        None,
+        "Session whose commit `delay_on_commit` waits for: a callable that returns it, such as a `scoped_session` of "
+        "SQLAlchemy, or `module:attribute` (`kernel[sqlalchemy]`).",
+        True,
+    ),
     Setting("task_publish_retry", "bool", True, "Try again when publishing fails."),
     Setting(
         "task_publish_retry_policy",
@@ -152,9 +219,28 @@ TASKS: Final = (
         "How often and after how many seconds publishing is tried again.",
         check=_retry_policy,
     ),
+    Setting(
+        "task_queue_max_priority",
+        "int",
+        None,
+        "`x-max-priority` of queues that say none, where the server needs it.",
+        True,
+        (),
+        _max_priority,
+    ),
+    Setting("task_queues", "any", None, "Queues: a list of `kernel.Queue`, or a dictionary.", True, (), _queues),
     Setting("task_reject_on_worker_lost", "bool", None, "Put a late task back when its process dies.", True),
     Setting(
         "task_repr_maxlevels", "int", 3, "Depth to which arguments are shown in events and logs.", check=_at_least(1)
+    ),
+    Setting(
+        "task_routes",
+        "any",
+        None,
+        "Where calls go by task: a dictionary, pairs, a function, its path, or a list of these.",
+        True,
+        (),
+        _routes,
     ),
     Setting("task_serializer", "str", "json", "Serializer of task messages."),
     Setting(
@@ -302,6 +388,7 @@ WORKER: Final = (
         (),
         _concurrency,
     ),
+    Setting("worker_direct", "bool", False, "The worker consumes a queue of its own, too: `<node name>.dq2`."),
     Setting(
         "worker_enable_soft_shutdown_on_idle", "bool", False, "Keep to `worker_soft_shutdown_timeout` even when idle."
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from kernel_lib_sql import CommitUnknown, Database, Transaction, database_for
 
@@ -80,6 +80,17 @@ class SqlBroker:
                 unknown = api.PublishOutcome(api.PublishState.UNKNOWN, str(exc))
                 return [unknown if outcome is api.STORED else outcome for outcome in outcomes]
         return outcomes
+
+    def publish_within(self, connection: Any, batch: Sequence[Publication]) -> Callable[[], None] | None:
+        """See `kernel.interfaces.unit.Enlists`."""
+        # Imported for those who have a transaction of their own.
+        from kernel_broker_sql import within
+
+        for item in batch:
+            if (refusal := _refusal(item)) is not None:
+                raise errors.PublishRefused(f"the broker {self.database.domain} refused a message: {refusal.reason}")
+        self.database.ensure(BROKER)
+        return within.publish(self.database, connection, batch)
 
     def _store(self, accepted: Sequence[Publication], timeout: float | None) -> None:
         prepared = outbox.prepare(accepted)
