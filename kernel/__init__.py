@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.blueprint import Blueprint, shared_task
-    from kernel.canvas import chain, chunks, group, xmap, xstarmap
+    from kernel.canvas import chain, chord, chunks, group, xmap, xstarmap
     from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
     from kernel.groupresult import GroupResult, ResultSet
     from kernel.hooks import hookimpl
@@ -38,6 +38,7 @@ __all__ = [
     "Task",
     "allow_join_result",
     "chain",
+    "chord",
     "chunks",
     "get_task_logger",
     "group",
@@ -68,6 +69,7 @@ _HOMES = {
     "Task": "task",
     "allow_join_result": "result",
     "chain": "canvas",
+    "chord": "canvas",
     "chunks": "canvas",
     "get_task_logger": "log",
     "group": "canvas",

@@ -10,6 +10,7 @@ from kernel.interfaces.backend import (
     WON,
     BackendCapabilities,
     BackendConfig,
+    ChordPart,
     ChordState,
     Record,
     StoreOutcome,
@@ -61,7 +62,7 @@ class DisabledBackend:
     def forget_group(self, group_id: str) -> None:
         _refuse()
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
         _refuse()
 
     def forget_chord(self, chord_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernel.canvas.chains import chain
+from kernel.canvas.chord import chord
 from kernel.canvas.groups import group
 from kernel.canvas.maps import chunks, xmap, xstarmap
 from kernel.signature import Signature, maybe_signature, signature
@@ -13,6 +14,7 @@ maybe_subtask = maybe_signature
 __all__ = [
     "Signature",
     "chain",
+    "chord",
     "chunks",
     "group",
     "maybe_signature",

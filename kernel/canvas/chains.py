@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 
 from kernel import states
 from kernel.call import Call
-from kernel.canvas.composite import PLACED, Composite, given_members, members, needs_chord
+from kernel.canvas.chord import chord
+from kernel.canvas.composite import PLACED, Composite, given_members, members, walk
 from kernel.canvas.groups import as_group, group
 from kernel.naming import new_id
 from kernel.signature import Lineage, Signature, as_signatures
@@ -19,8 +20,8 @@ class chain(Composite):  # noqa: N801 - Celery's name
 
     The first task is published; the others travel with it, and each publishes the next when it has ended. `link`
     is called after the last task, `link_error` when any of them fails; then those that come after are FAILURE, too.
-    Other options are the first task's, and `task_id` the last's. Raises NotImplementedError for a group that
-    something comes after.
+    Other options are the first task's, and `task_id` the last's. A group that something comes after is the header of a
+    chord with that body.
     """
 
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
@@ -48,14 +49,15 @@ class chain(Composite):  # noqa: N801 - Celery's name
     def steps(self) -> list[Signature[Any]]:
         """Copies of its tasks: chains in it unrolled, groups of one replaced by that one, empty groups left out.
 
-        Raises NotImplementedError for a group that something comes after.
+        A group that others come after is a chord with these as its body, and what comes after a chord belongs to its
+        body, so that a group or a chord is the last of them.
         """
         found: list[Signature[Any]] = []
         for task in self.tasks:
             found += _unrolled(task)
-        for step in found[:-1]:
-            if isinstance(step, group):
-                needs_chord(f"a group that is followed by {found[-1].task!r} in a chain")
+        for at, step in enumerate(found[:-1]):
+            if isinstance(step, group | chord):
+                return [*found[:at], _gathered(step, found[at + 1 :])]
         return found
 
     def freeze(
@@ -76,13 +78,17 @@ class chain(Composite):  # noqa: N801 - Celery's name
         if not steps:
             return None
         last_id = self.options.setdefault("task_id", task_id or ids())
-        parent = None
+        parent: Any = None
         for step in steps[:-1]:
             result = step.freeze(None, root_id=root_id, parent_id=parent_id, ids=ids, **lineage)
             result.parent, parent = parent, result
             root_id = parent_id = None
         last = steps[-1].freeze(last_id, group_id, chord, root_id, parent_id, group_index, ids=ids, **lineage)
-        last.parent = parent
+        first = last
+        while first is not None and first.parent is not None:
+            first = first.parent  # the last step may be a chord, which begins with its header
+        if first is not None:
+            first.parent = parent
         return last
 
     def calls(
@@ -99,7 +105,7 @@ class chain(Composite):  # noqa: N801 - Celery's name
             return []
         first, *following = steps
         for step in following:
-            for task in step.tasks if isinstance(step, Composite) else [step]:
+            for task in walk(step):
                 if lineage.reply_to is not None:
                     task.options.setdefault("reply_to", lineage.reply_to)
         # Whoever takes the message reads it from its end.
@@ -145,33 +151,63 @@ class chain(Composite):  # noqa: N801 - Celery's name
 
 
 def join(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
-    """What ``before | after`` is. Raises NotImplementedError where it is a chord."""
+    """What ``before | after`` is."""
     before, after = as_group(before), as_group(after)
+    empty = isinstance(after, group) and not after.tasks
     if isinstance(before, group):
-        if isinstance(after, group) and not after.tasks:
-            return before.clone()
         if before.tasks:
-            needs_chord(f"a group that is followed by {after.task!r}")
+            return before.clone() if empty else chord(before.clone(), after.clone(), app=before._app)
         return after.clone()
     after = _alone(after)
-    if isinstance(before, chain):
-        if not before.tasks and isinstance(after, group):
-            return after.clone()
-        if isinstance(after, group) and not after.tasks:
+    if isinstance(before, chord) and not (empty or isinstance(after, group | chain | chord)):
+        return _extended(before.clone(), after.clone())
+    joined = before.clone()
+    if not isinstance(joined, chain):
+        joined, step = chain(app=before._app), joined
+        joined.kwargs["tasks"] = [step]
+        if empty:
             return before.clone()
-        joined = before.clone()
-        tail: Iterable[Signature[Any]] = after.clone().tasks if _is_bare(after) else [after.clone()]
-        for task in tail:
-            if joined.tasks and isinstance(joined.tasks[-1], group):
-                needs_chord(f"a group that is followed by {task.task!r}")
-            joined.tasks.append(task)
+    if not joined.tasks and isinstance(after, group):
+        return after.clone()
+    if empty:
         return joined
-    made = chain(app=before._app)
-    made.kwargs["tasks"] = [before.clone()]
-    if isinstance(after, group) and not after.tasks:
-        return before.clone()
-    found: Signature[Any] = join(made, after)
-    return found
+    tail: Iterable[Signature[Any]] = after.clone().tasks if _is_bare(after) else [after.clone()]
+    for task in tail:
+        _append(joined, task)
+    return joined
+
+
+def _append(joined: chain, task: Signature[Any]) -> None:
+    """Put `task` at the end of a chain: what ends in a group becomes a chord, and a chord takes it into its body."""
+    last = joined.tasks[-1] if joined.tasks else None
+    if isinstance(last, group) and last.tasks:
+        joined.tasks[-1] = chord(last, task, app=joined._app)
+    elif isinstance(last, chord) and not isinstance(task, chord) and len(joined.tasks) > 1:
+        _extended(last, task)
+    else:
+        joined.tasks.append(task)
+
+
+def _extended(whole: chord, task: Signature[Any]) -> chord:
+    """The chord itself, with `task` at the end of its body."""
+    whole.body = task if whole.body is None else join(whole.body, task)
+    return whole
+
+
+def _gathered(step: Signature[Any], rest: list[Signature[Any]]) -> chord:
+    """The chord that a group or a chord is with what comes after it."""
+    if isinstance(step, chord):
+        made = step
+        rest = [task for task in (made.body, *rest) if task is not None]
+    else:
+        made = chord(step, app=step._app)
+    if len(rest) > 1:
+        body = chain(app=step._app)
+        body.kwargs["tasks"] = rest
+        made.body = body
+    else:
+        made.body = rest[0]
+    return made
 
 
 def _is_bare(signature: Signature[Any] | None) -> TypeGuard[chain]:

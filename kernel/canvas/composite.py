@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kernel import errors
 from kernel.signature import Lineage, Signature, maybe_signature
@@ -134,8 +134,13 @@ def given_members(tasks: Sequence[Any]) -> Iterable[Any]:
     return tasks
 
 
-def needs_chord(what: str) -> NoReturn:
-    raise NotImplementedError(
-        f"{what} needs a chord, which this version does not have: nobody would collect the results of the group. "
-        "Let a task call the next one when it has joined the GroupResult, or end the chain with the group"
-    )
+def walk(signature: Signature[Any]) -> Iterator[Signature[Any]]:
+    """All tasks that come of a signature, those of nested ones among them."""
+    if not isinstance(signature, Composite):
+        yield signature
+        return
+    for task in signature.tasks:
+        yield from walk(task)
+    body = signature.kwargs.get("body")
+    if isinstance(body, Signature):
+        yield from walk(body)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel.call import Call
-from kernel.canvas.composite import PLACED, Composite, given_members, members, needs_chord
+from kernel.canvas.composite import PLACED, Composite, given_members, members
 from kernel.groupresult import GroupResult
 from kernel.naming import new_id
 from kernel.signature import Lineage, Signature
@@ -98,7 +98,7 @@ class group(Composite):  # noqa: N801 - Celery's name
         if options.get("link_error"):
             raise TypeError("give link_error to the tasks of a group: group.link_error() does so for each of them")
         if options.get("chain"):
-            needs_chord("a group that is followed by other tasks")
+            raise TypeError("a group that other tasks follow is the header of a chord: make it chord(group, task)")
         return {name: value for name, value in options.items() if name not in PLACED}
 
     # --- calling --------------------------------------------------------------------------------------------

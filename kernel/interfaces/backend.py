@@ -127,14 +127,30 @@ WON = StoreOutcome(StoreState.WON)
 
 
 @dataclass(frozen=True, slots=True)
+class ChordPart:
+    """The terminal record of member `index`, from 0, of a chord of `size` members."""
+
+    chord_id: str
+    size: int
+    index: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
 class ChordState:
-    """How far a chord is: `complete` is True for exactly one caller of `chord_part`, or again for the same
-    member after it; `parts` are then the members' records in order."""
+    """How far a chord is: `complete` is True for exactly one part, and again for the part of the same member after
+    it; `parts` are then the members' records in order."""
 
     complete: bool
     arrived: int
     size: int
     parts: Sequence[Record] = ()
+
+
+def check_part(part: ChordPart) -> None:
+    """Raises ValueError for a member that is none of its chord."""
+    if not 0 <= part.index < part.size:
+        raise ValueError(f"member {part.index} of chord {part.chord_id!r} is outside its size of {part.size}")
 
 
 @runtime_checkable
@@ -194,11 +210,14 @@ class Backend(Protocol):
 
     def forget_group(self, group_id: str) -> None: ...
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
-        """Add the terminal record of member `index`; adding it again changes nothing. Atomic."""
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
+        """Add parts to chords, durably where the backend is, each atomically; one state for each, in order. A part
+        that is there already is left as it is, and a chord that was forgotten takes none."""
         ...
 
-    def forget_chord(self, chord_id: str) -> None: ...
+    def forget_chord(self, chord_id: str) -> None:
+        """Delete the parts of a chord whose body is safe. That it was there is known until it expires."""
+        ...
 
     def cleanup(self) -> int:
         """Delete what has expired; how many records that were. Backends whose server does so return 0."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kernel.interfaces.backend import Record
+from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
 
@@ -66,13 +66,54 @@ def _always() -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What else is to be stored and published, in that order."""
+
+    records: Sequence[Record] = ()
+    publications: Sequence[Publication] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The part that a task brings to its chord. With the parts of all, `complete` says what is to be done about it; and
+    `refuse` what if the body's publication cannot be stored, ever. Neither raises."""
+
+    part: ChordPart
+    complete: Callable[[Sequence[Record]], Followed]
+    refuse: Callable[[BaseException], Followed]
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A chord that will not complete. Whoever's `guard` is stored, or stands already and is the same task's, does what
+    `follow` says; which never raises."""
+
+    guard: Record
+    follow: Callable[[], Followed]
+
+
 class Ending:
-    """How an assignment ended: the records to store, the messages to publish and the verdict, in that order.
+    """How an assignment ended: the records to store, what it means for chords, the messages to publish and the verdict,
+    in that order.
 
     With an empty `state` nothing is observed (a message handed back unrun).
     """
 
-    __slots__ = ("charged", "delay", "publications", "reason", "records", "runtime", "seq", "state", "task", "verdict")
+    __slots__ = (
+        "breaks",
+        "charged",
+        "delay",
+        "join",
+        "publications",
+        "reason",
+        "records",
+        "runtime",
+        "seq",
+        "state",
+        "task",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -87,6 +128,8 @@ class Ending:
         publications: Sequence[Publication] = (),
         runtime: float = 0.0,
         task: str = "",
+        join: Join | None = None,
+        breaks: Sequence[Break] = (),
     ) -> None:
         self.seq = seq
         self.verdict = verdict
@@ -98,6 +141,26 @@ class Ending:
         self.publications = publications
         self.runtime = runtime
         self.task = task
+        self.join = join
+        self.breaks = breaks
+
+    @property
+    def for_chords(self) -> bool:
+        """Whether it means anything for chords: that is done in the process where the task ran."""
+        return self.join is not None or bool(self.breaks)
+
+    def carried_out(self) -> Ending:
+        """What is left of it when everything but the verdict is done."""
+        return Ending(
+            self.seq,
+            self.verdict,
+            state=self.state,
+            delay=self.delay,
+            charged=self.charged,
+            reason=self.reason,
+            runtime=self.runtime,
+            task=self.task,
+        )
 
 
 def are_plain(endings: Sequence[Ending], *, with_payload: bool) -> bool:

@@ -19,8 +19,9 @@ from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
 from kernel.request import Request, current_request
 from kernel.worker import end as ends
+from kernel.worker import replacing
 from kernel.worker.assignment import Assignment, Ending, Obituary, Sink
-from kernel.worker.end import Life
+from kernel.worker.life import Life
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -138,7 +139,7 @@ class Executor:
             current_request.set(life.request)
             conclusion = await attempt.arun(life.prepared, life.request, guard=job.guard)
             ending, conclusion = ends.end(life, conclusion)
-            if ending.records or ending.publications:
+            if ending.records or ending.publications or ending.for_chords:
                 await on_thread(None, self._deliver, job, ending)
             else:
                 self._deliver(job, ending)
@@ -163,7 +164,7 @@ class Executor:
         if not isinstance(life, Life):
             return Ending(assignment.seq, Verdict.ACK)
         if standing.id != life.id:
-            return None
+            return replacing.resume(life, standing) if standing.id == replacing.record_id(life) else None
         meant = self._verdicts.pop(assignment.seq, None)
         ending = ends.resume(life, standing)
         if meant is not None and standing.state in states.PROPAGATE_STATES:
@@ -286,7 +287,7 @@ class Executor:
         self._sink.flush()
         for number in range(1, _LOOK_ATTEMPTS + 1):
             try:
-                standing = self.app.backend.load([life.id])[0]
+                standing, replaced = self.app.backend.load([life.id, replacing.record_id(life)])
                 break
             except (errors.OperationalError, errors.BackendError) as exc:
                 if number == _LOOK_ATTEMPTS and life.assignment.early_ack:
@@ -295,6 +296,8 @@ class Executor:
                     _log.warning("task %s[%s] goes back: its record cannot be read: %s", life.name, life.id, exc)
                     return Ending(life.assignment.seq, Verdict.REQUEUE, delay=_HAND_BACK_SECONDS, task=life.name)
                 time.sleep(_LOOK_PAUSE * number)
+        if replaced is not None:
+            return replacing.resume(life, replaced)
         if standing is None or standing.state not in states.READY_STATES:
             return None
         if replaces(states.FAILURE, life.request.attempt, standing.state, standing.attempt):

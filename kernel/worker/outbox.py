@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from kernel import errors, states
-from kernel.interfaces.backend import Record, StoreState
+from kernel.interfaces.backend import Record, StoreOutcome, StoreState
 from kernel.interfaces.broker import Verdict
 from kernel.message import Publication
-from kernel.worker.assignment import Ending
+from kernel.worker.assignment import Ending, Followed
 from kernel.worker.failpoints import Failpoints
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _LATE_SECONDS: Final = 0.01
 """When the thread looks for ends that the next task keeps waiting. A thread that woke more often would take the
 interpreter from the tasks themselves."""
 _BATCH: Final = 64
+_STORED_TOGETHER: Final = 500
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _LONGEST_WAIT: Final = 5.0
@@ -98,7 +99,9 @@ class Outbox:
         """
         if self._failpoints:
             self._failpoints.hit("task.decided")
-        direct = (self.atomic and not early_ack) or not (ending.records or ending.publications)
+        direct = not ending.for_chords and (
+            (self.atomic and not early_ack) or not (ending.records or ending.publications)
+        )
         if direct and not more_soon and not self._pending:
             self._deliver((ending,))
             return
@@ -191,7 +194,7 @@ class Outbox:
         all_early = all(entry.early for entry in batch)
         records = [(at, record) for at, ending in enumerate(endings) for record in ending.records]
         if records:
-            outcomes = self._insist(lambda: self._app.backend.store([record for _, record in records]), all_early)
+            outcomes = self._store([record for _, record in records], all_early)
             for (at, _), outcome in zip(records, outcomes, strict=True):
                 standing = outcome.standing
                 # Whatever this end wanted, a retry too: the task has ended before, and that end counts.
@@ -200,14 +203,64 @@ class Outbox:
         if self._failpoints:
             self._failpoints.hit("result.stored")
         publications = [(at, item) for at, ending in enumerate(endings) for item in ending.publications]
-        if publications:
+        bodies = self._chords(endings, all_early) if any(ending.for_chords for ending in endings) else []
+        if publications or bodies:
             refused: dict[int, BaseException] = {}
             self._insist(lambda: self._publish(publications, refused), all_early)
+            self._publish_bodies(endings, bodies, all_early)
             for at, error in refused.items():
                 endings[at] = _kept(endings[at], error)
         if self._failpoints:
             self._failpoints.hit("successors.published")
-        return endings
+        return [ending.carried_out() for ending in endings] if self.atomic else endings
+
+    def _store(self, records: Sequence[Record], for_ever: bool) -> Sequence[StoreOutcome]:
+        return self._insist(lambda: self._app.backend.store(records), for_ever)
+
+    def _chords(self, endings: Sequence[Ending], for_ever: bool) -> list[tuple[int, Publication]]:
+        """Bring parts to chords and break those that will not complete; what that gives to publish."""
+        found: list[tuple[int, Followed]] = []
+        joins = [(at, ending.join) for at, ending in enumerate(endings) if ending.join is not None]
+        if joins:
+            parts = [join.part for _, join in joins]
+            found_states = self._insist(lambda: self._app.backend.chord_parts(parts), for_ever)
+            found += [
+                (at, join.complete(state.parts))
+                for (at, join), state in zip(joins, found_states, strict=True)
+                if state.complete
+            ]
+        breaks = [(at, item) for at, ending in enumerate(endings) for item in ending.breaks]
+        if breaks:
+            outcomes = self._store([item.guard for _, item in breaks], for_ever)
+            found += [
+                (at, item.follow())
+                for (at, item), outcome in zip(breaks, outcomes, strict=True)
+                if _is_own(item.guard, outcome)
+            ]
+        self._store_followed([followed for _, followed in found], for_ever)
+        if self._failpoints and found:
+            self._failpoints.hit("chord.joined")
+        return [(at, item) for at, followed in found for item in followed.publications]
+
+    def _store_followed(self, found: Sequence[Followed], for_ever: bool) -> None:
+        records = [record for followed in found for record in followed.records]
+        for start in range(0, len(records), _STORED_TOGETHER):
+            self._store(records[start : start + _STORED_TOGETHER], for_ever)
+
+    def _publish_bodies(self, endings: Sequence[Ending], bodies: list[tuple[int, Publication]], for_ever: bool) -> None:
+        """A body that is refused does not spoil the end of the member that brought the last part: it fails itself."""
+        refused: dict[int, BaseException] = {}
+        if bodies:
+            self._insist(lambda: self._publish(bodies, refused), for_ever)
+        for at, error in refused.items():
+            join = endings[at].join
+            if join is None:
+                _log.error("errbacks of a chord cannot be published: %r", error)
+                continue
+            followed = join.refuse(error)
+            self._store_followed([followed], for_ever)
+            left = [(at, item) for item in followed.publications]
+            self._insist(lambda left=left: self._publish(left, {}), for_ever)  # type: ignore[misc]
 
     def _publish(self, publications: list[tuple[int, Publication]], refused: dict[int, BaseException]) -> None:
         """Publish what is in the list, and take out what has an answer. Raises what is worth another try."""
@@ -251,6 +304,14 @@ class Outbox:
                 time.sleep(_SOON_SECONDS)
             if self._pending and not self._closed:
                 self.flush()
+
+
+def _is_own(guard: Record, outcome: StoreOutcome) -> bool:
+    """Whether what follows a record is for whoever wanted to store it: it did, now or in an earlier life."""
+    standing = outcome.standing
+    if outcome.state is not StoreState.STANDING or standing is None:
+        return outcome.state is not StoreState.STANDING
+    return standing.state == guard.state and standing.parent_id == guard.parent_id
 
 
 def _kept(ending: Ending, error: BaseException) -> Ending:

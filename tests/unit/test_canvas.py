@@ -129,27 +129,6 @@ def test_what_operators_make(app: Kernel, make: Make, expected: Any) -> None:
     assert shape(make(app)) == expected
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda a: group(add(a), add(a)) | double(a),
-        lambda a: group(add(a)) | double(a),
-        lambda a: group(add(a), add(a)) | group(double(a), double(a)),
-        lambda a: group(add(a), add(a)) | (double(a) | double(a)),
-        lambda a: add(a) | group(double(a), double(a)) | double(a),
-        lambda a: chain(group(add(a), add(a)), double(a)),
-        lambda a: a.tasks["add"].chunks([(1, 1), (2, 2)], 1) | double(a),
-        lambda a: Signature.from_dict(
-            {**chain(), "kwargs": {"tasks": [add(a), group(double(a), double(a)), double(a)]}}, a
-        ).freeze(),
-    ],
-)
-def test_what_needs_a_chord_says_so(app: Kernel, make: Make) -> None:
-    with pytest.raises(NotImplementedError, match="chord"):
-        make(app)
-    assert not app.broker.peek("celery", 10)
-
-
 def test_operators_leave_their_operands_alone(app: Kernel) -> None:
     first, second = add(app, 1, 2), double(app) | double(app)
     before = copy.deepcopy((first, second))

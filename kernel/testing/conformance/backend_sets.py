@@ -10,7 +10,7 @@ import pytest
 
 from kernel import errors
 from kernel.interfaces import backend as api
-from kernel.interfaces.backend import Backend, ChordState, StoreState
+from kernel.interfaces.backend import Backend, ChordPart, ChordState, StoreState
 from kernel.interfaces.setting import Setting
 from kernel.testing.conformance.backend_kit import BackendKit, ended, new_id, states
 
@@ -38,7 +38,8 @@ class GroupCases(BackendKit):
 class ChordCases(BackendKit):
     def part(self, backend: Backend, chord: str, index: int, size: int = 3, result: bytes | None = None) -> ChordState:
         record = ended(f"{chord}-{index}", result=b"%d" % index if result is None else result)
-        return backend.chord_part(chord, size, index, record)
+        (state,) = backend.chord_parts([ChordPart(chord, size, index, record)])
+        return state
 
     def test_the_last_member_completes_with_all_in_order(self, backend: Backend) -> None:
         self.needs(backend, "chords")
@@ -81,20 +82,51 @@ class ChordCases(BackendKit):
         chord = new_id()
         odd = ended(new_id(), "FAILURE", b"\x80\x00", content_type="application/x-kit", content_encoding="binary")
         odd.traceback, odd.name = "žluť", "kit.task"
-        backend.chord_part(chord, 2, 0, odd)
+        backend.chord_parts([ChordPart(chord, 2, 0, odd)])
         part = self.part(backend, chord, 1, size=2).parts[0]
         assert (part.state, part.result, part.content_type) == ("FAILURE", b"\x80\x00", "application/x-kit")
         assert (part.id, part.traceback, part.name) == (odd.id, "žluť", "kit.task")
 
-    def test_chords_are_apart_and_forgotten(self, backend: Backend) -> None:
+    def test_chords_are_apart(self, backend: Backend) -> None:
         self.needs(backend, "chords")
         first, second = new_id(), new_id()
         self.part(backend, first, 0, size=2)
         assert self.part(backend, second, 0, size=2).arrived == 1
-        backend.forget_chord(first)
-        backend.forget_chord(first)
-        assert self.part(backend, first, 1, size=2).arrived == 1
         assert self.part(backend, second, 1, size=2).complete
+
+    def test_a_chord_that_was_forgotten_completes_no_more(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        self.part(backend, chord, 0, size=2)
+        assert self.part(backend, chord, 1, size=2).complete
+        backend.forget_chord(chord)
+        backend.forget_chord(chord)
+        again = [self.part(backend, chord, index, size=2) for index in (1, 0, 1)]
+        assert not any(state.complete or state.parts for state in again)
+        backend.forget_chord(new_id())
+
+    def test_parts_of_several_chords_in_one_batch(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        first, second = new_id(), new_id()
+        places = [(first, 1), (second, 0), (first, 0), (first, 1), (second, 2), (first, 2), (first, 2)]
+        batch = [ChordPart(chord, 3, index, ended(f"{chord}-{index}")) for chord, index in places]
+        found = backend.chord_parts(batch)
+        assert [state.complete for state in found][:5] == [False] * 5
+        assert [part.id for part in found[-1].parts] == [f"{first}-{index}" for index in range(3)]
+        assert found[5].complete and found[6].complete
+        (last,) = backend.chord_parts([ChordPart(second, 3, 1, ended(f"{second}-1"))])
+        assert (last.complete, last.arrived) == (True, 3)
+        assert backend.chord_parts([]) == []
+
+    def test_a_member_outside_its_chord_is_refused_with_its_batch(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        for index in (-1, 2):
+            with pytest.raises(ValueError, match="outside"):
+                backend.chord_parts(
+                    [ChordPart(chord, 2, 0, ended(new_id())), ChordPart(chord, 2, index, ended(new_id()))]
+                )
+        assert self.part(backend, chord, 1, size=2).arrived == 1
 
     def test_one_of_many_at_once_completes(self, backend: Backend) -> None:
         self.needs(backend, "chords")

@@ -19,6 +19,7 @@ class Chord:
     """`last` is the member that completed it."""
 
     expires: float
+    forgotten: bool = False
     parts: dict[int, api.Record] = field(default_factory=dict)
     last: int | None = None
 
@@ -109,20 +110,30 @@ class MemoryBackend:
         with self.changed:
             self._groups.pop(group_id, None)
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: api.Record) -> api.ChordState:
-        if not 0 <= index < size:
-            raise ValueError(f"member {index} of chord {chord_id!r} is outside its size of {size}")
+    def chord_parts(self, batch: Sequence[api.ChordPart]) -> Sequence[api.ChordState]:
+        for part in batch:
+            api.check_part(part)
         with self.changed:
-            chord = self._chords.setdefault(chord_id, Chord(self._clock() + self._lifetime))
-            if index not in chord.parts:
-                chord.parts[index] = copy.copy(record)
-                chord.last = index if len(chord.parts) == size else None
-            parts = [chord.parts[number] for number in sorted(chord.parts)] if chord.last == index else []
-            return api.ChordState(chord.last == index, len(chord.parts), size, parts)
+            return [self._chord_part(part) for part in batch]
+
+    def _chord_part(self, part: api.ChordPart) -> api.ChordState:
+        now = self._clock()
+        chord = self._chords.get(part.chord_id)
+        if chord is None or chord.expires <= now:
+            chord = self._chords[part.chord_id] = Chord(now + self._lifetime)
+        if chord.forgotten:
+            return api.ChordState(False, part.size, part.size)
+        if part.index not in chord.parts:
+            chord.parts[part.index] = copy.copy(part.record)
+            chord.last = part.index if len(chord.parts) == part.size else None
+        parts = [chord.parts[number] for number in sorted(chord.parts)] if chord.last == part.index else []
+        return api.ChordState(chord.last == part.index, len(chord.parts), part.size, parts)
 
     def forget_chord(self, chord_id: str) -> None:
         with self.changed:
-            self._chords.pop(chord_id, None)
+            chord = self._chords.get(chord_id)
+            if chord is not None:
+                chord.parts, chord.forgotten = {}, True
 
     def cleanup(self) -> int:
         with self.changed:

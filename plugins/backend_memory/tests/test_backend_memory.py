@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kernel_backend_memory import MemoryBackend
 
-from kernel.interfaces.backend import BackendConfig, Record
+from kernel.interfaces.backend import BackendConfig, ChordPart, Record
 from kernel.testing.conformance.backend import BackendConformance
 
 
@@ -36,11 +36,11 @@ def test_groups_and_chords_expire_too() -> None:
     now = 0.0
     backend = MemoryBackend(BackendConfig(url="memory://", expires=10, options={"clock": lambda: now}))
     backend.save_group("g", "[]")
-    backend.chord_part("c", 2, 0, Record(id="a", state="SUCCESS"))
+    backend.chord_parts([ChordPart("c", 2, 0, Record(id="a", state="SUCCESS"))])
     now = 11.0
     assert backend.load_group("g") is None
     backend.cleanup()
-    assert backend.chord_part("c", 2, 1, Record(id="b", state="SUCCESS")).arrived == 1
+    assert backend.chord_parts([ChordPart("c", 2, 1, Record(id="b", state="SUCCESS"))])[0].arrived == 1
 
 
 def test_two_backends_of_one_url_do_not_meet() -> None:

@@ -12,7 +12,7 @@ from kernel_lib_redis.settings import BACKEND_SETTINGS
 from kernel import errors
 from kernel.hooks import Finding
 from kernel.interfaces import backend as api
-from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome, StoreState, replaces
+from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreOutcome, StoreState, replaces
 from kernel.interfaces.setting import Setting
 from kernel_backend_redis import documents, scripts
 from kernel_backend_redis.formats import Formats
@@ -146,17 +146,27 @@ class RedisBackend:
     def forget_group(self, group_id: str) -> None:
         self._server.call("DEL", self._group_key(group_id))
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
-        if not 0 <= index < size:
-            raise ValueError(f"member {index} of chord {chord_id!r} is outside its size of {size}")
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
+        for part in batch:
+            api.check_part(part)
         # The document of a part has its id inside, since the key tells only that of the chord.
-        words = (self._chord_key(chord_id), size, index, documents.encode(record), self._lifetime)
-        arrived, *parts = self._server.script(scripts.PART, *words)
-        found = [documents.decode(documents.id_of(raw), raw) for raw in parts if raw is not None]
-        return ChordState(bool(parts), arrived, size, [part for part in found if part is not None])
+        words: list[list[object]] = [
+            [self._chord_key(part.chord_id), part.size, part.index, documents.encode(part.record), self._lifetime]
+            for part in batch
+        ]
+        with self._server.link() as link:
+            replies = link.scripts(scripts.PART, words)
+        states = []
+        for part, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, BaseException):
+                raise fault(reply, self._server.shown) from reply
+            arrived, *parts = reply
+            found = [documents.decode(documents.id_of(raw), raw) for raw in parts if raw is not None]
+            states.append(ChordState(bool(parts), arrived, part.size, [each for each in found if each is not None]))
+        return states
 
     def forget_chord(self, chord_id: str) -> None:
-        self._server.call("DEL", self._chord_key(chord_id))
+        self._server.script(scripts.FORGET, self._chord_key(chord_id), self._lifetime)
 
     def cleanup(self) -> int:
         """The server deletes what has expired."""

@@ -75,8 +75,9 @@ return 0
 PART: Final = Script(
     r"""
 local key, size, member = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local added = redis.call('HSETNX', key, member, ARGV[4])
 local last = redis.call('HGET', key, 'last')
+if last == 'forgotten' then return { size } end
+local added = redis.call('HSETNX', key, member, ARGV[4])
 local count = redis.call('HLEN', key) - (last and 1 or 0)
 if added == 1 then
   if count == size then
@@ -90,5 +91,16 @@ if last == member then
   for i = 0, size - 1 do out[#out + 1] = redis.call('HGET', key, i) end
 end
 return out
+"""
+)
+
+# ARGV: key, milliseconds to live (0: for ever).
+FORGET: Final = Script(
+    r"""
+if redis.call('UNLINK', ARGV[1]) == 1 then
+  redis.call('HSET', ARGV[1], 'last', 'forgotten')
+  if ARGV[2] ~= '0' then redis.call('PEXPIRE', ARGV[1], ARGV[2]) end
+end
+return 0
 """
 )

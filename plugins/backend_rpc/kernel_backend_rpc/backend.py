@@ -12,7 +12,7 @@ from kernel_lib_amqp.settings import broker_server
 
 from kernel import errors
 from kernel.interfaces import backend as api
-from kernel.interfaces.backend import WON, ChordState, Record, StoreOutcome
+from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreOutcome
 from kernel.interfaces.setting import Setting
 from kernel_backend_rpc import letters
 from kernel_backend_rpc.inbox import Inbox
@@ -115,7 +115,7 @@ class RpcBackend:
     def forget_group(self, group_id: str) -> None:
         _refuse("groups")
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
         _refuse("chords")
 
     def forget_chord(self, chord_id: str) -> None:

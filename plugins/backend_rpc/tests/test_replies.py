@@ -11,7 +11,7 @@ from kernel_backend_rpc.letters import Letter
 from kernel_backend_rpc.shelf import Shelf
 
 from kernel import Kernel, errors, failure
-from kernel.interfaces.backend import BackendConfig, Record
+from kernel.interfaces.backend import BackendConfig, ChordPart, Record
 from kernel.interfaces.broker import BrokerConfig
 
 
@@ -210,7 +210,7 @@ def test_groups_and_chords_are_refused_with_what_to_do() -> None:
         lambda: backend.save_group("g", "[]"),
         lambda: backend.load_group("g"),
         lambda: backend.forget_group("g"),
-        lambda: backend.chord_part("c", 1, 0, record),
+        lambda: backend.chord_parts([ChordPart("c", 1, 0, record)]),
         lambda: backend.forget_chord("c"),
     ):
         with pytest.raises(NotImplementedError, match="redis://"):

@@ -15,9 +15,11 @@ from kernel.interfaces.backend import (
     INTERFACE,
     BackendCapabilities,
     BackendConfig,
+    ChordPart,
     ChordState,
     Record,
     StoreOutcome,
+    check_part,
 )
 from kernel.interfaces.setting import Setting
 from kernel_backend_sql import chords, groups
@@ -131,17 +133,19 @@ class SqlBackend:
         with self._database.write() as tx:
             groups.forget(tx, group_id, self._tables)
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
-        if not 0 <= index < size:
-            raise ValueError(f"member {index} of chord {chord_id!r} is outside its size of {size}")
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
+        for part in batch:
+            check_part(part)
+        if not batch:
+            return []
         self._prepare()
         with self._database.write() as tx:
-            return chords.add_part(tx, chord_id, size, index, record, self._tables)
+            return chords.add_parts(tx, batch, self._tables)
 
     def forget_chord(self, chord_id: str) -> None:
         self._prepare()
         with self._database.write() as tx:
-            chords.forget(tx, [chord_id], self._tables)
+            chords.forget(tx, chord_id, self._tables)
 
     def cleanup(self) -> int:
         """Delete what was last changed longer ago than `expires`; how many records that were. Groups and chords of

@@ -14,17 +14,34 @@ from kernel_lib_sql import Transaction
 from kernel_lib_sql.record_tables import Tables
 from kernel_lib_sql.records import dated, key_of
 
-from kernel.interfaces.backend import ChordState, Record
+from kernel.interfaces.backend import ChordPart, ChordState, Record
 
 _BYTES: Final = ("result", "args", "kwargs")
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Record))
 _CLEANED: Final = 1000
+_FORGOTTEN: Final = -1
+"""In the place of the member that completed a chord: its parts are gone."""
 
 
-def add_part(tx: Transaction, chord_id: str, size: int, index: int, record: Record, tables: Tables) -> ChordState:
-    """Add a member once, and tell whether it is the one that completed the chord."""
-    key = key_of(chord_id)
-    tx.execute(
+def add_parts(tx: Transaction, batch: Sequence[ChordPart], tables: Tables) -> list[ChordState]:
+    """Add each member once, and tell for each whether it is the one that completed its chord."""
+    found: dict[int, ChordState] = {}
+    # In one order for all, so that two transactions with parts of the same chords do not wait for each other.
+    for key, places in sorted(_by_chord(batch).items()):
+        found.update(zip(places, _add(tx, key, [batch[at] for at in places], tables), strict=True))
+    return [found[at] for at in range(len(batch))]
+
+
+def _by_chord(batch: Sequence[ChordPart]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for at, part in enumerate(batch):
+        places.setdefault(key_of(part.chord_id), []).append(at)
+    return places
+
+
+def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) -> list[ChordState]:
+    size = parts[0].size
+    tx.run(
         f"INSERT INTO {tables.chords} (chord_id, size, arrived, last, date_made) VALUES (?, ?, 0, NULL, ?) "
         "ON CONFLICT (chord_id) DO NOTHING",
         (key, size, dated(tx, tx.now())),
@@ -32,32 +49,52 @@ def add_part(tx: Transaction, chord_id: str, size: int, index: int, record: Reco
     # The lock on this row makes members of one chord take turns.
     lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"
     ((arrived, last),) = tx.query(f"SELECT arrived, last FROM {tables.chords} WHERE chord_id = ?{lock}", (key,))
-    added = tx.execute(
-        f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?) "
-        "ON CONFLICT (chord_id, member) DO NOTHING",
-        (key, index, _pack(record)),
-    )
-    if added:
-        arrived += 1
-        last = index if arrived == size else None
-        tx.execute(f"UPDATE {tables.chords} SET arrived = ?, last = ? WHERE chord_id = ?", (arrived, last, key))
-    if last != index:
-        return ChordState(False, arrived, size)
-    rows = tx.query(f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? ORDER BY member", (key,))
-    return ChordState(True, arrived, size, [_unpack(bytes(row[0])) for row in rows])
+    if last == _FORGOTTEN:
+        return [ChordState(False, part.size, part.size) for part in parts]
+    condition, values = tx.any_of("member", [part.index for part in parts])
+    present = {
+        member
+        for (member,) in tx.query(
+            f"SELECT member FROM {tables.chord_parts} WHERE chord_id = ? AND {condition}", (key, *values)
+        )
+    }
+    new: dict[int, ChordPart] = {}
+    for part in parts:
+        if part.index not in present:
+            new.setdefault(part.index, part)
+    if new:
+        tx.many(
+            f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?)",
+            [(key, part.index, _pack(part.record)) for part in new.values()],
+        )
+        arrived += len(new)
+        last = next(reversed(new)) if arrived == size else None
+        tx.run(f"UPDATE {tables.chords} SET arrived = ?, last = ? WHERE chord_id = ?", (arrived, last, key))
+    found: Sequence[Record] = ()
+    if last is not None and any(part.index == last for part in parts):
+        rows = tx.query(f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? ORDER BY member", (key,))
+        found = [_unpack(bytes(row[0])) for row in rows]
+    return [
+        ChordState(True, arrived, size, found) if part.index == last else ChordState(False, arrived, size)
+        for part in parts
+    ]
 
 
-def forget(tx: Transaction, chord_ids: Sequence[str], tables: Tables) -> None:
-    condition, values = tx.any_of("chord_id", [key_of(each) for each in chord_ids])
-    for table in (tables.chord_parts, tables.chords):
-        tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
+def forget(tx: Transaction, chord_id: str, tables: Tables) -> None:
+    """Delete the parts; the row that stays says that there were some."""
+    key = key_of(chord_id)
+    tx.execute(f"UPDATE {tables.chords} SET last = {_FORGOTTEN} WHERE chord_id = ?", (key,))
+    tx.execute(f"DELETE FROM {tables.chord_parts} WHERE chord_id = ?", (key,))
 
 
 def cleanup(tx: Transaction, before: float, tables: Tables) -> None:
     """Delete up to a thousand chords that nobody completed or forgot in time."""
     old = tx.query(f"SELECT chord_id FROM {tables.chords} WHERE date_made < ? LIMIT {_CLEANED}", (dated(tx, before),))
-    if old:
-        forget(tx, [key for (key,) in old], tables)
+    if not old:
+        return
+    condition, values = tx.any_of("chord_id", [key for (key,) in old])
+    for table in (tables.chord_parts, tables.chords):
+        tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
 
 def _pack(record: Record) -> bytes:

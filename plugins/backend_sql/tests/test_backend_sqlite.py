@@ -12,7 +12,7 @@ import pytest
 from kernel_backend_sql import SqlBackend
 
 from kernel import errors
-from kernel.interfaces.backend import Backend, BackendConfig, Record
+from kernel.interfaces.backend import Backend, BackendConfig, ChordPart, Record
 from kernel.testing.conformance.backend import BackendConformance
 
 
@@ -112,11 +112,11 @@ def test_cleanup_takes_chords_and_groups_along(tmp_path: Path) -> None:
     backend.open()
     backend.store([Record(id=str(n), state="SUCCESS", group_id="g") for n in range(2500)])
     backend.save_group("g", "[]")
-    backend.chord_part("c", 2, 0, Record(id="0", state="SUCCESS"))
+    backend.chord_parts([ChordPart("c", 2, 0, Record(id="0", state="SUCCESS"))])
     time.sleep(0.6)
     assert backend.cleanup() == 2500
     assert backend.load_group("g") is None
-    assert backend.chord_part("c", 2, 1, Record(id="1", state="SUCCESS")).arrived == 1
+    assert backend.chord_parts([ChordPart("c", 2, 1, Record(id="1", state="SUCCESS"))])[0].arrived == 1
     assert rows(tmp_path, "SELECT count(*) FROM kernel_taskmeta") == [(0,)]
     backend.close()
 

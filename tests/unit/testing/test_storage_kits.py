@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import inspect
 import time
@@ -17,7 +18,7 @@ from kernel_broker_memory.broker import MemoryConsumer, MemorySubscription
 from kernel_broker_memory.store import Entry, Lease, Store
 
 from kernel.interfaces import backend as results
-from kernel.interfaces.backend import BackendConfig, Record, StoreOutcome
+from kernel.interfaces.backend import BackendConfig, ChordPart, Record, StoreOutcome
 from kernel.interfaces.broker import (
     BrokerConfig,
     ConsumeOptions,
@@ -361,24 +362,35 @@ class ForgetsAtOnce(MemoryBackend):
 
 
 class CompletesForAll(MemoryBackend):
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> results.ChordState:
-        state = super().chord_part(chord_id, size, index, record)
-        return results.ChordState(state.arrived == size, state.arrived, size, state.parts)
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[results.ChordState]:
+        states = super().chord_parts(batch)
+        return [results.ChordState(state.arrived == state.size, state.arrived, state.size) for state in states]
 
 
 class CompletesOnce(MemoryBackend):
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> results.ChordState:
-        before = len(self._chords[chord_id].parts) if chord_id in self._chords else 0
-        state = super().chord_part(chord_id, size, index, record)
-        return state if state.arrived != before else results.ChordState(False, state.arrived, size)
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[results.ChordState]:
+        (part,) = batch
+        before = len(self._chords[part.chord_id].parts) if part.chord_id in self._chords else 0
+        (state,) = super().chord_parts(batch)
+        return [state if state.arrived != before else results.ChordState(False, state.arrived, state.size)]
 
 
 class CountsCalls(MemoryBackend):
     calls = 0
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> results.ChordState:
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[results.ChordState]:
         self.calls += 1
-        return super().chord_part(chord_id, size, self.calls - 1, record)
+        return super().chord_parts([dataclasses.replace(part, index=self.calls - 1) for part in batch])
+
+
+class ForgetsWholly(MemoryBackend):
+    def forget_chord(self, chord_id: str) -> None:
+        self._chords.pop(chord_id, None)
+
+
+class LooksAtTheFirst(MemoryBackend):
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[results.ChordState]:
+        return [*super().chord_parts(batch[:1]), *[results.ChordState(False, 0, part.size) for part in batch[1:]]]
 
 
 class WithWatch(MemoryBackend):
@@ -451,6 +463,8 @@ class HastyBackendKit(BackendConformance):
         (CompletesForAll, "test_completion_is_told_again_to_the_same_member_alone", {}),
         (CompletesForAll, "test_one_of_many_at_once_completes", {}),
         (CompletesOnce, "test_completion_is_told_again_to_the_same_member_alone", {}),
+        (ForgetsWholly, "test_a_chord_that_was_forgotten_completes_no_more", {}),
+        (LooksAtTheFirst, "test_parts_of_several_chords_in_one_batch", {}),
         (CountsCalls, "test_a_member_that_comes_again_changes_nothing", {}),
         (watching(OnlyNews), "test_a_record_that_exists_counts_as_new", {}),
         (watching(OnlyNews), "test_ids_are_added_from_another_thread_while_it_waits", {}),
