@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel import failure, states
 from kernel.interfaces.backend import Record
 
 if TYPE_CHECKING:
+    from kernel.request import Request
     from kernel.task import Task
+
+PROGRESS: Final = "PROGRESS"
+_BURST: Final = 10
+_PER_SECOND: Final = 10.0
+_STASH: Final = "kernel.progress"
 
 
 def update_state(task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
@@ -46,3 +53,34 @@ def update_state(task: Task[..., Any], task_id: str | None, state: str | None, m
         request.sink.progress([record])
     elif not request.is_eager or task.store_eager_result:
         task.backend.store([record])
+
+
+def report(task: Task[..., Any], current: float, total: float | None, message: str, *, always: bool) -> bool:
+    """Store PROGRESS with the meta ``{"current", "total", "message"}`` for the call that runs in this context.
+
+    Ten reports a second are stored, more for a moment, and the one that says that all is done; whether this one was.
+    Raises ValueError for numbers that are none, or below 0, and where no call runs.
+    """
+    for name, value in (("current", current), ("total", total)):
+        if name == "total" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value!r:.60}; a number from 0 is needed" + " (or None)" * (name == "total"))
+    request = task.request
+    if request.id is None:
+        raise ValueError(f"{task.name} does not run in this context, so there is no progress of it to be stored")
+    if not (always or (total is not None and current >= total)) and not _in_time(request):
+        return False
+    meta = {"current": current, "total": total, "message": str(message)}
+    update_state(task, None, PROGRESS, meta)
+    return True
+
+
+def _in_time(request: Request) -> bool:
+    """Whether a report may be stored: each takes one of ten, which come back in a second."""
+    now = time.monotonic()
+    left, then = request.stash.get(_STASH, (float(_BURST), now))
+    left = min(float(_BURST), left + (now - then) * _PER_SECOND)
+    allowed = bool(left >= 1)
+    request.stash[_STASH] = (left - 1 if allowed else left, now)
+    return allowed

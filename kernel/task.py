@@ -467,6 +467,17 @@ class Task(Generic[P, R_co]):
 
         progress.update_state(self, task_id, state, meta)
 
+    def progress(self, current: float, total: float | None = None, message: str = "", *, always: bool = False) -> bool:
+        """Report how far the task that runs here is: ``self.progress(3, 10, "three of ten")``.
+
+        Stored as the state PROGRESS with `current`, `total` and `message`, which ``result.get(progress=True)`` shows.
+        Cheap in a loop: ten reports a second are stored, and the last of the whole; others only with `always`.
+        Returns whether it was stored.
+        """
+        from kernel import progress
+
+        return progress.report(self, current, total, message, always=always)
+
     # --- hooks ----------------------------------------------------------------------------------------------
 
     def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -247,7 +247,8 @@ def test_a_loop_that_was_closed_disturbs_nobody(waiter: Waiter, backend: Countin
 def test_a_backend_that_comes_back_is_waited_for(
     waiter: Waiter, backend: Counting, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    monkeypatch.setattr("kernel.waiter._FIRST_PAUSE", 0.001)
+    for room in ("waiting", "listener"):
+        monkeypatch.setattr(f"kernel.results.{room}.FIRST_PAUSE", 0.001)
     backend.failures = [errors.OperationalError("away"), errors.BackendError("odd")]
     backend.store([done("a")])
     if shared:
@@ -260,7 +261,8 @@ def test_a_backend_that_comes_back_is_waited_for(
 def test_a_backend_that_stays_away_is_told_to_everybody(
     waiter: Waiter, backend: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernel.waiter._FIRST_PAUSE", 0.001)
+    for room in ("waiting", "listener"):
+        monkeypatch.setattr(f"kernel.results.{room}.FIRST_PAUSE", 0.001)
     backend.failures = [errors.OperationalError("away") for _ in range(1000)]
     with pytest.raises(errors.OperationalError, match="away"):
         waiter.wait("a", timeout=LIMIT)
