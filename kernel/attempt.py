@@ -458,6 +458,16 @@ def call_hook(hook: Callable[..., Any] | None, name: str, args: Sequence[Any], *
         log_hook_failure(name)
 
 
+def call_errback(errback: Signature[Any], request: Request, outcome: Outcome, *, loops: Loops) -> None:
+    """Call one that takes the request (`takes_request`) here and now. Its errors are logged and change nothing."""
+    try:
+        answer = errback(request, outcome.error, outcome.traceback)
+        if type(answer) is CoroutineType:
+            loops.run(answer)
+    except (Exception, SystemExit):
+        log_hook_failure(f"the errback {errback.task}")
+
+
 def log_hook_failure(name: str) -> None:
     """Something that was called about the end of a task has failed, with the exception that is being handled."""
     _log.exception("%s of a task failed; the task's own end stands", name)

@@ -91,13 +91,13 @@ def _run(prepared: Prepared, request: Request, throw: bool) -> EagerResult[Any]:
     loops = Loops()
     try:
         request, conclusion = _attempts(prepared, request, loops)
+        outcome = conclusion.outcome
+        if outcome.state == states.SUCCESS:
+            _call_links(prepared, request, request.callbacks, (outcome.value,), throw=throw)
+        elif outcome.state == states.FAILURE:
+            _call_errbacks(prepared, request, conclusion, loops)
     finally:
         loops.close()
-    outcome = conclusion.outcome
-    if outcome.state == states.SUCCESS:
-        _call_links(prepared, request, request.callbacks, (outcome.value,), throw=throw)
-    elif outcome.state == states.FAILURE:
-        _call_errbacks(prepared, request, conclusion)
     if throw and outcome.state in states.PROPAGATE_STATES and outcome.error is not None:
         raise outcome.error
     value = outcome.value if outcome.state == states.SUCCESS else outcome.error
@@ -190,13 +190,13 @@ def _call_links(
         link.apply(args, root_id=request.root_id, parent_id=request.id, throw=throw)
 
 
-def _call_errbacks(prepared: Prepared, request: Request, conclusion: Conclusion) -> None:
+def _call_errbacks(prepared: Prepared, request: Request, conclusion: Conclusion, loops: Loops) -> None:
     """Inline: with the request, the error and the traceback, or with the id alone, as the errback wants it."""
     outcome = conclusion.outcome
     for errback in as_signatures(request.errbacks, prepared.app):
         try:
             if attempt.takes_request(prepared.app, errback):
-                errback(request, outcome.error, outcome.traceback)
+                attempt.call_errback(errback, request, outcome, loops=loops)
             else:
                 _call_links(prepared, request, [errback], (request.id,), throw=False)
         except Exception:

@@ -40,7 +40,7 @@ class Check:
             if not value:
                 continue
             if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-                raise TypeError(f"{option} is {value!r:.80}; a signature (such as task.s()) or a list of them is needed")
+                raise TypeError(f"{option} is {value!r:.80}; a signature (as of task.s()) or a list of them is needed")
             items: Iterable[Any] = [value] if isinstance(value, Mapping) else value
             for item in items:
                 # An errback gets an id, or a request, an error and a traceback: it is asked only when it is called.

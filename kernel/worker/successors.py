@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any, Final
 
 from kernel import errors
-from kernel.attempt import takes_request
+from kernel.attempt import call_errback, takes_request
 from kernel.call import Call
 from kernel.canvas.composite import walk
 from kernel.canvas.groups import as_group
@@ -50,7 +50,7 @@ def errbacks_of(
         try:
             errback = as_signature(life, item)
             if takes_request(life.app, errback):
-                errback(request, outcome.error, outcome.traceback)
+                call_errback(errback, request, outcome, loops=life.loops)
             else:
                 calls = successors(life, errback, (task_id,), derive_id(task_id, "errback", number), again=again)
                 publications += [life.app.publisher.prepare(call) for call in calls]
