@@ -213,7 +213,7 @@ def kernel_route(name: str, options: Mapping[str, Any]) -> Route | None:
 @hookspec(firstresult=True)
 def kernel_find_sender(given: object) -> Sender | None:
     """decide, client: what publishes over `given`, a connection or producer of another library that a call was handed
-    (``apply_async(connection=...)``); it need not be asked twice for the same object. None: not known here."""
+    (``apply_async(connection=...)``); asked for every such call. None: not known here."""
 
 
 @hookspec(firstresult=True)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Foreign:
-    """A way over an object of another library, found by a plugin (hook `kernel_find_sender`)."""
+    """A way over an object of another library, found by a plugin (hook `kernel_find_sender`); made for one call, so
+    that nothing here keeps the object, and the plugin knows what is declared."""
 
     def __init__(self, sender: Sender, shown: str) -> None:
         self.broker = sender

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from kernel import errors
 from kernel.hooks import hookimpl
 from kernel.interfaces.place import failing_place, type_name
+from kernel.interfaces.sender import Sender
 from kernel.interfaces.serializer import INTERFACE, Compressor, Serializer
 
 # What kombu brings itself. Our drivers do the same with bounds on memory and depth, which kombu's functions have
@@ -42,7 +44,19 @@ _OWN: Final = frozenset(
 
 
 class KombuCodecs:
-    """Answers `kernel_find_codec` from kombu's registries. What is decoded is still `accept_content`'s to say."""
+    """Answers `kernel_find_codec` from kombu's registries. What is decoded is still `accept_content`'s to say.
+
+    And `kernel_find_sender` for connections and producers of kombu's.
+    """
+
+    @hookimpl
+    def kernel_find_sender(self, given: object) -> Sender | None:
+        # Whoever has an object of kombu's has imported it.
+        if "kombu" not in sys.modules:
+            return None
+        from kernel_contrib_kombu.sender import sender_of
+
+        return sender_of(given)
 
     @hookimpl
     def kernel_find_codec(self, kind: Literal["serializer", "compressor"], name: str) -> Serializer | Compressor | None:
