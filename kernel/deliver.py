@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kernel import errors
-from kernel.interfaces.broker import STORED, PublishState, QueueSpec
+from kernel.interfaces.broker import STORED, PublishOutcome, PublishState
+from kernel.routing import spread
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.interfaces.sender import Sender
     from kernel.message import Message, Publication
+    from kernel.routing.topology import Topology
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -173,12 +175,18 @@ class Delivering:
         chosen = batch if len(pending) == len(batch) else [batch[index] for index in pending]
         try:
             broker = way.broker
-            _declare(way, chosen)
+            topology = self._app.publisher.routing.topology
+            _declare(way, chosen, topology)
             opened = self._app.opened
             expect = opened.expect if way is opened else opened.expecting()
             if expect is not None:
                 self._expect(expect, chosen)
-            outcomes = broker.publish(chosen) if timeout is None else broker.publish(chosen, timeout)
+            if any(item.exchange for item in chosen) and not spread.routes(broker):
+                outcomes: Sequence[PublishOutcome] = spread.publish(
+                    broker, chosen, topology, lambda copies: _publish(broker, copies, timeout)
+                )
+            else:
+                outcomes = _publish(broker, chosen, timeout)
         except errors.OperationalError as exc:
             return exc
         if len(outcomes) != len(chosen):
@@ -211,22 +219,29 @@ class Delivering:
             expect(ids)
 
 
-def _declare(way: Way, batch: Sequence[Publication]) -> None:
+def _declare(way: Way, batch: Sequence[Publication], topology: Topology) -> None:
     """Make the queues exist that this process has not sent to before on this way."""
     declared = way.declared_queues
-    if len(batch) == 1 and batch[0].queue in declared:
+    if len(batch) == 1 and not batch[0].exchange and batch[0].queue in declared:
         return
-    new = {publication.queue for publication in batch} - declared
-    if new:
-        way.broker.declare([QueueSpec(name) for name in sorted(new)])
-        declared.update(new)
+    spread.declare(way.broker, batch, topology, declared)
+
+
+def _publish(broker: Sender, batch: Sequence[Publication], timeout: float | None) -> Sequence[PublishOutcome]:
+    return broker.publish(batch) if timeout is None else broker.publish(batch, timeout)
 
 
 def _refused(publication: Publication, reason: str, where: str) -> errors.PublishRefused:
     return errors.PublishRefused(
         f"the broker {where} refused {_named(publication.message)} "
-        f"for queue {publication.queue!r}: {reason or 'no reason given'}"
+        f"for {_place(publication)}: {reason or 'no reason given'}"
     )
+
+
+def _place(publication: Publication) -> str:
+    if publication.exchange:
+        return f"exchange {publication.exchange!r} with routing key {publication.routing_key!r}"
+    return f"queue {publication.queue!r}"
 
 
 def _named(message: Message) -> str:

@@ -312,7 +312,7 @@ class Publication:
         self.due = due
         self.expires = expires
         self.exchange = exchange
-        self.routing_key = routing_key or queue
+        self.routing_key = routing_key or ("" if exchange else queue)
         self.persistent = persistent
 
     def __repr__(self) -> str:

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel.codecs import EMPTY_EMBED
+from kernel.config import version
 from kernel.message import Form, Message, Publication
 from kernel.options import CALL_DEFAULTS
+from kernel.routing.address import layered
 from kernel.saferepr import args_repr, kwargs_repr
 
 if TYPE_CHECKING:
     from kernel.codecs import Codecs
     from kernel.config import Settings
+    from kernel.routing.address import Address
+    from kernel.routing.routing import Routing
     from kernel.task import Task
-
-SETTINGS: Final = (
-    "task_serializer",
-    "task_compression",
-    "task_default_queue",
-    "task_default_priority",
-    "task_default_delivery_mode",
-    "task_ignore_result",
-    "task_time_limit",
-    "task_soft_time_limit",
-    "task_repr_maxlevels",
-    "task_inherit_parent_priority",
-)
-"""The settings that a plan is made from: it is made anew when one of them changes."""
-
-fingerprint: Final[Callable[[Settings], tuple[Any, ...]]] = attrgetter(*SETTINGS)
 
 NO_KWARGS: Final = "{}"
 
 # What a plan knows by itself; other defaults of a task (an expiry, an exchange) make each call be worked out.
 _PLAIN_DEFAULTS: Final = frozenset(
-    {"queue", "priority", "serializer", "delivery_mode", "time_limit", "soft_time_limit", "ignore_result"}
+    {
+        "queue",
+        "exchange",
+        "exchange_type",
+        "routing_key",
+        "priority",
+        "serializer",
+        "delivery_mode",
+        "time_limit",
+        "soft_time_limit",
+        "ignore_result",
+    }
 )
 
 
 class Plan:
-    """How a call of one task becomes a message: defaults of the task over those of the settings.
+    """How a call of one task becomes a message: the task's own options over its route over the settings.
 
-    `options` are the task's own. `plain` says that a call without options needs nothing but `publication`.
+    `general` are those of the settings, `own` those of the task, and `options` all together where the route is the same
+    for every call (`fixed`). `plain` says that a call without options needs nothing but `publication`.
     """
 
     __slots__ = (
@@ -56,17 +55,22 @@ class Plan:
         "_head",
         "_properties",
         "_tail",
+        "address",
         "depth",
-        "fingerprint",
+        "fixed",
+        "general",
         "name",
         "options",
         "origin",
+        "own",
         "persistent",
         "pid",
         "plain",
         "priority",
         "queue",
         "reply_to",
+        "task",
+        "version",
     )
 
     def __init__(
@@ -79,20 +83,25 @@ class Plan:
         origin: str,
         reply_to: str,
         pid: int,
-        routed: bool,
+        routing: Routing,
     ) -> None:
         self.name = name
-        self.fingerprint = fingerprint(conf)
+        self.task = task
+        # Whatever is read below may be changed meanwhile: then this is an old version.
+        self.version = version(conf)
         self.pid = pid
         self.reply_to = reply_to
         self.origin = origin
         self.depth: int = conf.task_repr_maxlevels
-        self.options = {option: value for option, value in _defaults(task, conf) if value is not None}
-        options = self.options
-        self.queue: str = queue_name(options["queue"])
+        self.general, self.own = _general(task, conf), _own(task)
+        self.fixed = routing.fixed
+        route = routing.find(name, (), {}, {}, task) if self.fixed else {}
+        self.options = options = layered(self.general, route, self.own)
+        self.address = routing.address(options)
+        self.queue: str = self.address.queue
         self.priority: int = options.get("priority") or 0
-        self.persistent = is_persistent(options["delivery_mode"])
-        self.plain = not routed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
+        self.persistent = is_persistent(delivery_mode(options, self.address, conf.task_default_delivery_mode))
+        self.plain = self.fixed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
         codec = codecs.serializer(options["serializer"])
         self._body = codec.dumps
         self._content_type = codec.content_type
@@ -140,6 +149,15 @@ class Plan:
             known_id=task_id,
             filled=(self._form, (task_id, root_id, parent_id, argsrepr, kwargsrepr)),
         )
+        if self.address.exchange:
+            return Publication(
+                message,
+                self.queue,
+                priority=self.priority,
+                exchange=self.address.exchange,
+                routing_key=self.address.routing_key,
+                persistent=self.persistent,
+            )
         return Publication(message, self.queue, priority=self.priority, persistent=self.persistent)
 
 
@@ -170,15 +188,46 @@ def is_persistent(mode: int | str) -> bool:
     raise ValueError(f"delivery_mode is {mode!r:.40}; 2 or 'persistent', 1 or 'transient' is needed")
 
 
-def _defaults(task: Task[..., Any] | None, conf: Settings) -> list[tuple[str, Any]]:
+def delivery_mode(options: Mapping[str, Any], address: Address, default: int | str) -> int | str:
+    """The option, or that of the exchange, or the setting."""
+    for mode in (options.get("delivery_mode"), address.delivery_mode):
+        if mode is not None:
+            return mode
+    return default
+
+
+def _own(task: Task[..., Any] | None) -> dict[str, Any]:
+    """What the task itself says of its calls; what it has from the settings is not its own."""
+    found: dict[str, Any] = {}
+    if task is None:
+        return found
+    for option in CALL_DEFAULTS:
+        value = _said(task, option)
+        if value is not None:
+            found[option] = value
+    return found
+
+
+def _said(task: Task[..., Any], option: str) -> Any:
+    for holder in (task, *type(task).__mro__):
+        if option in holder.__dict__:
+            value = holder.__dict__[option]
+            # A property or the like is asked; what follows a setting says nothing.
+            if not hasattr(value, "__get__"):
+                return value
+            return None if hasattr(value, "setting") else getattr(task, option)
+    return None
+
+
+def _general(task: Task[..., Any] | None, conf: Settings) -> dict[str, Any]:
+    """What the settings say of all calls."""
+    found: dict[str, Any] = {
+        "priority": conf.task_default_priority,
+        "serializer": conf.task_serializer,
+        "compression": conf.task_compression,
+    }
     if task is not None:
-        found = {option: getattr(task, option, None) for option in CALL_DEFAULTS}
-    else:
         # A task that only the worker knows has its own limits and its own say on results there.
-        found = {"priority": conf.task_default_priority}
-    found["queue"] = found.get("queue") or conf.task_default_queue
-    found["serializer"] = found.get("serializer") or conf.task_serializer
-    found["compression"] = found.get("compression") or conf.task_compression
-    mode = found.get("delivery_mode")
-    found["delivery_mode"] = conf.task_default_delivery_mode if mode is None else mode
-    return list(found.items())
+        found["ignore_result"] = conf.task_ignore_result
+        found["time_limit"], found["soft_time_limit"] = conf.task_time_limit, conf.task_soft_time_limit
+    return {option: value for option, value in found.items() if value is not None}

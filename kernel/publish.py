@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from kernel import errors, plan
 from kernel.call import NO_OPTIONS, Call, due_moment, expiry_moment, iso_text
 from kernel.codecs import EMPTY_EMBED
+from kernel.config import version
 from kernel.deliver import Delivering, RetryPolicy
 from kernel.message import Message, Publication
 from kernel.naming import derive_id, new_id, process_name
-from kernel.options import split_call_options
+from kernel.options import CALL_OPTIONS, split_call_options
 from kernel.plan import Plan
 from kernel.request import RESERVED_HEADERS, Request, check_headers, parse_time_limits, running_request
+from kernel.routing.address import Address, layered
+from kernel.routing.routing import Routing
 from kernel.saferepr import args_repr, kwargs_repr
 from kernel.signature import as_signatures
 
@@ -40,6 +43,7 @@ class Publisher:
     def __init__(self, app: Kernel) -> None:
         self._app = app
         self._plans: dict[str, Plan] = {}
+        self.routing = Routing(app.conf, app.extensions)
         self._delivering = Delivering(app)
         self._policy: tuple[Mapping[str, Any], RetryPolicy] = ({}, RetryPolicy.of({}, None))
 
@@ -74,7 +78,7 @@ class Publisher:
         """What all calls of the task `name` have in common."""
         conf = self._app.conf
         made = self._plans.get(name)
-        if made is not None and made.pid == os.getpid() and made.fingerprint == plan.fingerprint(conf):
+        if made is not None and made.pid == os.getpid() and made.version is version(conf):
             return made
         app = self._app
         made = Plan(
@@ -85,7 +89,7 @@ class Publisher:
             origin=process_name(),
             reply_to=app.oid,
             pid=os.getpid(),
-            routed=app.extensions.has("kernel_route"),
+            routing=self.routing,
         )
         self._plans[name] = made
         return made
@@ -115,7 +119,7 @@ class Publisher:
     def _prepare_with_options(self, made: Plan, call: Call, lineage: tuple[str, str, str | None]) -> Publication:
         app = self._app
         known, extra = split_call_options(call.options)
-        options = self._merge(made, call.name, known)
+        options, address = self._merge(made, call, known)
         now = time.time()
         due = due_moment(options.get("countdown"), options.get("eta"), app.timezone, now)
         expires = options.get("expires")
@@ -127,7 +131,8 @@ class Publisher:
         headers = self._headers(made, call, options, lineage)
         headers.update(added, eta=due and iso_text(due), expires=until and iso_text(until))
         priority = self._priority(options)
-        persistent = plan.is_persistent(options["delivery_mode"])
+        mode = plan.delivery_mode(options, address, app.conf.task_default_delivery_mode)
+        persistent = plan.is_persistent(mode)
         props = plan.properties(options.get("reply_to") or made.reply_to, persistent=persistent, priority=priority)
         props["correlation_id"] = lineage[0]
         if until is not None:
@@ -141,41 +146,30 @@ class Publisher:
                 content_encoding=encoding,
                 properties=json.loads(_json(props, "properties")),
             ),
-            plan.queue_name(options["queue"]),
+            address.queue,
             priority=priority,
             due=None if due is None else due.timestamp(),
             expires=None if until is None else until.timestamp(),
-            exchange=_exchange_name(options.get("exchange")),
-            routing_key=options.get("routing_key") or "",
+            exchange=address.exchange,
+            routing_key=address.routing_key,
             persistent=persistent,
         )
 
-    def _merge(self, made: Plan, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults of the task, under the route, under what the caller says."""
-        options = dict(made.options)
-        route = self._app.extensions.decide("kernel_route", name=name, options=given)
-        if route is not None:
-            options.update(route.options)
-            for field in ("queue", "exchange", "routing_key"):
-                value = getattr(route, field)
-                if value is not None:
-                    options[field] = value
-        for option, value in given.items():
-            if value is not None:
-                options[option] = value
-            elif option in _CLEARABLE:
+    def _merge(self, made: Plan, call: Call, given: dict[str, Any]) -> tuple[dict[str, Any], Address]:
+        """What the settings say, under the route, under the task's own options, under what the caller says."""
+        if made.fixed:
+            options = layered(made.options, given)
+        else:
+            route = self.routing.find(call.name, call.args, call.kwargs, given, made.task)
+            options = layered(made.general, route, made.own, given)
+        for option in _CLEARABLE:
+            if option in given and given[option] is None:
                 options.pop(option, None)
-        if not self._app.conf.task_create_missing_queues:
-            self._check_queue(plan.queue_name(options["queue"]))
-        return options
-
-    def _check_queue(self, queue: str) -> None:
-        known = self._app.addresses.queues
-        if queue not in known:
-            raise errors.QueueNotFound(
-                f"there is no queue {queue!r} and task_create_missing_queues is off; "
-                f"defined: {', '.join(sorted(known))}"
-            )
+        properties = {name: options.pop(name) for name in options.keys() - CALL_OPTIONS}
+        if properties:
+            # What a route says and no option is called: it goes along, as with the caller's own.
+            options["properties"] = {**properties, **(options.get("properties") or {})}
+        return options, self.routing.address(options)
 
     def _priority(self, options: Mapping[str, Any]) -> int:
         priority = options.get("priority")
@@ -261,6 +255,7 @@ class Publisher:
         body, content_type, encoding = message.body, message.content_type, message.content_encoding
         if args is not None or kwargs is not None or embed is not None or known.get("serializer"):
             body, content_type, encoding = self._encode_again(message, headers, known, (args, kwargs, embed))
+        address = self._again(known, queue)
         priority = self._priority(known) if known.get("priority") is not None else message.priority
         props = {**message.properties, "priority": priority, **extra}
         props.pop("expiration", None)
@@ -270,15 +265,21 @@ class Publisher:
             Message(
                 _json(headers, "headers"), body, content_type=content_type, content_encoding=encoding, properties=props
             ),
-            plan.queue_name(known.get("queue") or queue),
+            address.queue,
             priority=priority,
             due=due,
             expires=None if until is None else until.timestamp(),
-            exchange=_exchange_name(known.get("exchange")),
-            routing_key=known.get("routing_key") or "",
+            exchange=address.exchange,
+            routing_key=address.routing_key,
             persistent=props.get("delivery_mode") != 1,
         )
         return self._edited(publication)
+
+    def _again(self, known: Mapping[str, Any], queue: str) -> Address:
+        """Where a retry goes: to the queue that its task came from, unless it says otherwise."""
+        if all(known.get(name) is None for name in ("queue", "exchange", "routing_key")):
+            return Address(queue)
+        return self.routing.address({"queue": queue, **{k: v for k, v in known.items() if v is not None}})
 
     def _encode_again(
         self, message: Message, headers: dict[str, Any], options: Mapping[str, Any], parts: tuple[Any, Any, Any]
@@ -402,11 +403,6 @@ def _override_headers(headers: dict[str, Any], known: Mapping[str, Any]) -> None
         if known.get(option) is not None:
             headers[option] = known[option]
     headers.update({k: v for k, v in (known.get("headers") or {}).items() if k not in RESERVED_HEADERS})
-
-
-def _exchange_name(exchange: Any) -> str:
-    name = exchange if isinstance(exchange, str) else getattr(exchange, "name", None)
-    return name or ""
 
 
 def _json(value: Mapping[str, Any], what: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.config.settings import DEFAULT, Settings, SettingsWarning
+from kernel.config.settings import DEFAULT, Settings, SettingsWarning, version
 from kernel.config.values import mask_url
 
-__all__ = ["DEFAULT", "Settings", "SettingsWarning", "mask_url"]
+__all__ = ["DEFAULT", "Settings", "SettingsWarning", "mask_url", "version"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from kernel.config.values import as_text, censor, jsonable, mask_url
 from kernel.errors import ImproperlyConfigured
 from kernel.interfaces.setting import Setting
 
-__all__ = ["DEFAULT", "Settings", "SettingsWarning", "mask_url"]
+__all__ = ["DEFAULT", "Settings", "SettingsWarning", "mask_url", "version"]
 
 DEFAULT: Final = "default"
 
@@ -381,8 +382,9 @@ class Settings(Mapping[str, Any]):
         if self._frozen:
             self._refuse_frozen(entries)
         gone = [name for name in self.__dict__ if name[0] != "_" and name not in values]
-        self._entries = entries
         self.__dict__.update(values)
+        # Last, since whoever takes it for a version of the values may be reading them.
+        self._entries = entries
         for name in gone:
             self.__dict__.pop(name, None)
 
@@ -442,3 +444,7 @@ class Settings(Mapping[str, Any]):
             self._layers.warn(
                 variable, f"{variable} is no setting and was ignored; did you mean KERNEL_{near.upper()}?"
             )
+
+
+version: Final[Callable[[Settings], object]] = attrgetter("_entries")
+"""An object that is another one after each change of the settings. Before they are read it says nothing."""

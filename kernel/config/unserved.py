@@ -24,22 +24,10 @@ GENERAL: Final = (
 )
 
 TASKS: Final = (
-    _later("task_annotations", "any", None, "Change attributes of tasks by their name."),
-    _later(
-        "task_create_missing_queue_type", "str", "classic", "Type of queues that are created.", ("classic", "quorum")
-    ),
-    _later("task_create_missing_queue_exchange_type", "str", None, "Type of the exchange of queues that are created."),
-    _later("task_default_exchange", "str", None, "Exchange of messages that name none."),
-    _later("task_default_exchange_type", "str", "direct", "Type of the default exchange."),
-    _later("task_default_queue_type", "str", "classic", "Type of the default queue.", ("classic", "quorum")),
     _later("task_default_rate_limit", "any", None, "Rate limit of tasks that name none."),
-    _later("task_default_routing_key", "str", None, "Routing key of messages that name none."),
     _later("task_protocol", "int", 2, "Version of the message protocol that is sent.", (1, 2)),
-    _later("task_queue_max_priority", "int", None, "`x-max-priority` of all queues."),
-    _later("task_queues", "any", None, "Definitions of queues."),
     _later("task_remote_tracebacks", "bool", False, "Errors carry the traceback of the worker."),
     _later("task_retry_on_worker_lost", "bool", False, "Retry a task whose process died."),
-    _later("task_routes", "any", None, "Queues of tasks by name, pattern or function."),
     _later("task_send_sent_event", "bool", False, "Send the event `task-sent`."),
 )
 
@@ -138,7 +126,6 @@ WORKER: Final = (
     _later("worker_consumer", "str", "celery.worker.consumer:Consumer", "Class of the consumer."),
     _later("worker_deduplicate_successful_tasks", "bool", False, "Skip tasks that succeeded and came again."),
     _later("worker_detect_quorum_queues", "bool", True, "Change how credit is given when queues are quorum queues."),
-    _later("worker_direct", "bool", False, "A queue for this worker alone."),
     _later("worker_disable_prefetch", "bool", False, "Claim only when a slot is free."),
     _later("worker_disable_rate_limits", "bool", False, "Ignore rate limits."),
     _later("worker_enable_prefetch_count_reduction", "bool", True, "Claim less after the connection was lost."),

@@ -43,6 +43,12 @@ class BrokerCapabilities:
     """Waiting messages can be looked at without a trace. Where they cannot, one that was peeked at may come as `seen`,
     and nothing tells how old the oldest is."""
     max_bytes: int | None = None
+    exchanges: bool = False
+    """Routes by itself (`Exchanges`): a publication with an exchange goes there with its routing key. For others the
+    kernel finds the queues, from its own settings and from what the broker remembers (`Bindings`)."""
+    keeps_fanouts: bool = True
+    """What is sent to a fanout exchange waits in the queues that are bound to it. Where not, each worker that consumes
+    such a queue hears what is sent while it is there, as with Celery on Redis."""
 
 
 class PublishState(enum.Enum):
@@ -62,16 +68,47 @@ STORED = PublishOutcome(PublishState.STORED)
 
 
 @dataclass(frozen=True, slots=True)
-class QueueSpec:
-    """A queue to be declared. Brokers that route use the rest; others need only the name."""
+class ExchangeSpec:
+    """An exchange to be declared. `type` is ``direct``, ``topic``, ``fanout``, ``headers`` or one of a server's own."""
 
     name: str
-    exchange: str = ""
-    exchange_type: str = "direct"
-    routing_key: str = ""
+    type: str = "direct"
     durable: bool = True
+    auto_delete: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BindingSpec:
+    """A queue's binding to an exchange."""
+
+    exchange: ExchangeSpec
+    routing_key: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A queue to be declared, with its bindings. Brokers that route use all of it; those that remember bindings use
+    them, too; others need only the name."""
+
+    name: str
+    bindings: Sequence[BindingSpec] = ()
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
     max_priority: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """That `queue` takes what is sent to an exchange with a routing key like this one. `type` is what the broker
+    remembers of the exchange's."""
+
+    queue: str
+    routing_key: str
+    type: str = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +321,7 @@ class Broker(Protocol):
         ...
 
     def declare(self, queues: Sequence[QueueSpec]) -> None:
-        """Make queues exist; one that exists already is left as it is."""
+        """Make queues exist, with their exchanges and bindings; what exists already is left as it is."""
         ...
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[PublishOutcome]:
@@ -355,3 +392,19 @@ class Releases(Protocol):
         """Make plain waiting messages of all that is delayed in `queue`, or was claimed by an owner whose lease has
         run out. How often they were started is forgotten. Does nothing while a consumer of the queue lives."""
         ...
+
+
+@runtime_checkable
+class Exchanges(Protocol):
+    """A broker with the capability `exchanges`."""
+
+    def declare_exchanges(self, exchanges: Sequence[ExchangeSpec]) -> None:
+        """Make exchanges exist, without queues; one that exists already is left as it is."""
+        ...
+
+
+@runtime_checkable
+class Bindings(Protocol):
+    """A broker without exchanges that remembers the bindings of the queues that were declared, by anyone."""
+
+    def bindings(self, exchange: str) -> Sequence[Bound]: ...

@@ -254,14 +254,14 @@ def test_two_settings_share_nothing(folder: Path) -> None:
 
 
 def test_what_is_set_but_not_served_is_kept_and_told_once(conf: Settings) -> None:
-    with pytest.warns(SettingsWarning, match="worker_direct is kept but has no effect") as told:
-        conf.worker_direct = True
+    with pytest.warns(SettingsWarning, match="worker_disable_prefetch is kept but has no effect") as told:
+        conf.worker_disable_prefetch = True
     assert len(told) == 1
     assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        conf.worker_direct = True
-    assert conf.worker_direct is True
+        conf.worker_disable_prefetch = True
+    assert conf.worker_disable_prefetch is True
 
 
 def test_drivers_settings_are_fixed_while_the_app_is_open(conf: Settings) -> None:

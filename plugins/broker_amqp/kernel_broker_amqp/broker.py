@@ -35,7 +35,7 @@ class AmqpBroker:
     """Messages in RabbitMQ, where Celery's producers and workers find them too. The options are in the README."""
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(glances=False, max_bytes=_MAX_BYTES)
+    capabilities = api.BrokerCapabilities(glances=False, max_bytes=_MAX_BYTES, exchanges=True)
     settings: tuple[Setting, ...] = (
         *BROKER_SETTINGS,
         Setting("task_default_queue_type", "str", "classic", "Type of the queues that are declared.", choices=_TYPES),
@@ -86,6 +86,9 @@ class AmqpBroker:
             _check(spec.name)
         self._shared.declare(specs)
 
+    def declare_exchanges(self, exchanges: Sequence[api.ExchangeSpec]) -> None:
+        self._shared.declare_exchanges(exchanges)
+
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
         limit = self._timeout if timeout is None else timeout
         refused: dict[int, str] = {}
@@ -113,10 +116,12 @@ class AmqpBroker:
         message = item.message
         if len(message.body) > _MAX_BYTES:
             raise ValueError(f"the body has {len(message.body)} bytes; {_MAX_BYTES} are the most this broker takes")
-        if item.due is not None:
+        if item.exchange:
+            # What is not due yet goes to its queues all the same: whoever claims it there puts it back for the rest.
+            mandatory = not self._shared.is_fanout(item.exchange)
+            where = frames.address(item.exchange, item.routing_key, mandatory=mandatory)
+        elif item.due is not None:
             where = self._shared.address(item.queue, item.due)
-        elif item.exchange:
-            where = frames.address(item.exchange, item.routing_key, mandatory=True)
         else:
             where = self._shared.address(item.queue, 0.0)
         return where, self._heads.head(message, priority=item.priority, persistent=item.persistent), message.body

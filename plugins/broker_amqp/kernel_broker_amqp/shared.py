@@ -15,7 +15,7 @@ from kernel_lib_amqp.channel import Channel
 from kernel_lib_amqp.faults import PRECONDITION_FAILED
 
 from kernel import errors
-from kernel.interfaces.broker import QueueSpec
+from kernel.interfaces.broker import ExchangeSpec, QueueSpec
 from kernel_broker_amqp.admin import Admin
 from kernel_broker_amqp.delays import Delays
 from kernel_broker_amqp.envelope import AmqpMessage
@@ -48,6 +48,7 @@ class Shared:
         self._queue_type = queue_type
         self._lock = threading.Lock()
         self._specs: dict[str, QueueSpec] = {}
+        self._types: dict[str, str] = {}
         self._addresses: dict[str, bytes] = {}
         self._told: set[str] = set()
 
@@ -76,6 +77,9 @@ class Shared:
         arguments = dict(spec.arguments)
         if self._queue_type == "quorum":
             arguments.setdefault("x-queue-type", "quorum")
+        if arguments.get("x-queue-type") == "classic":
+            # What a queue is that says nothing: who declared it so has to be met.
+            del arguments["x-queue-type"]
         if spec.max_priority is not None and arguments.get("x-queue-type", "classic") == "classic":
             arguments.setdefault("x-max-priority", spec.max_priority)
         return arguments
@@ -88,21 +92,50 @@ class Shared:
 
     def _declare(self, spec: QueueSpec, channel: Channel) -> None:
         try:
-            channel.declare_queue(spec.name, durable=spec.durable, arguments=self._arguments(spec))
+            channel.declare_queue(
+                spec.name,
+                durable=spec.durable,
+                exclusive=spec.exclusive,
+                auto_delete=spec.auto_delete,
+                arguments=self._arguments(spec),
+            )
         except ChannelClosed as exc:
             if exc.code != PRECONDITION_FAILED:
                 raise
             # It exists with other arguments, and stays as it is.
             channel.reopen()
             self._tell_otherwise(spec.name, str(exc))
-        if spec.exchange:
-            try:
-                channel.declare_exchange(spec.exchange, spec.exchange_type)
-            except ChannelClosed as exc:
-                if exc.code != PRECONDITION_FAILED:
-                    raise
-                channel.reopen()
-            channel.bind_queue(spec.name, spec.exchange, spec.routing_key or spec.name)
+        for binding in spec.bindings:
+            exchange = binding.exchange
+            if exchange.name:
+                self._declare_exchange(exchange, channel)
+                channel.bind_queue(spec.name, exchange.name, binding.routing_key, arguments=dict(binding.arguments))
+
+    def declare_exchanges(self, exchanges: Sequence[ExchangeSpec]) -> None:
+        for exchange in exchanges:
+            if exchange.name:
+                self.admin.run(partial(self._declare_exchange, exchange))
+
+    def _declare_exchange(self, exchange: ExchangeSpec, channel: Channel) -> None:
+        with self._lock:
+            self._types[exchange.name] = exchange.type
+        try:
+            channel.declare_exchange(
+                exchange.name,
+                exchange.type,
+                durable=exchange.durable,
+                auto_delete=exchange.auto_delete,
+                arguments=dict(exchange.arguments),
+            )
+        except ChannelClosed as exc:
+            if exc.code != PRECONDITION_FAILED:
+                raise
+            # It exists, declared otherwise, and stays as it is.
+            channel.reopen()
+
+    def is_fanout(self, exchange: str) -> bool:
+        """Whether it is known to be one: that nobody listens there is no error."""
+        return self._types.get(exchange) == "fanout"
 
     def _tell_otherwise(self, queue: str, why: str) -> None:
         """Once for each queue: messages in one that is not durable are gone with the server."""

@@ -33,7 +33,7 @@ class RedisBroker:
     """
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=MAX_BYTES)
+    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=MAX_BYTES, keeps_fanouts=False)
     settings: tuple[Setting, ...] = BROKER_SETTINGS
     transaction_domain: str | None = None
 
@@ -71,13 +71,19 @@ class RedisBroker:
         words: list[object] = []
         for spec in specs:
             words += self.layout.queues, self.layout.queue(spec.name)
-            if spec.exchange_type != "fanout":
-                words += self.layout.binding(spec)
+            for table, member in self.layout.bindings(spec):
+                words += table, member
         # Twice does no harm.
         with suppress(ConnectionLost):
             self._run(scripts.DECLARE, *words)
             return
         self._run(scripts.DECLARE, *words)
+
+    def bindings(self, exchange: str) -> Sequence[api.Bound]:
+        """What is bound to an exchange by anyone, Celery's workers among them."""
+        found = self.server.call("SMEMBERS", self.layout.table(exchange))
+        members = sorted(member.decode("utf-8", "replace") for member in found)
+        return [bound for member in members if (bound := self.layout.bound(member)) is not None]
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
         return self._sender.publish(batch)

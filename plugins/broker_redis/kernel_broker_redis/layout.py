@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kernel import errors
-from kernel.interfaces.broker import QueueSpec
+from kernel.interfaces.broker import BindingSpec, Bound, ExchangeSpec, QueueSpec
 
 _STEPS: Final = (0, 3, 6, 9)
 _SEP: Final = "\x06\x16"
@@ -55,14 +55,27 @@ class Layout:
         """Where kombu publishes what goes to everyone who listens."""
         return f"{self.prefix}{self._fanout}{topic}".encode("utf-8", "surrogatepass")
 
-    def binding(self, spec: QueueSpec) -> tuple[str, str]:
-        """The set that tells Celery's producers of a queue, and its member."""
-        exchange = spec.exchange or spec.name
-        pattern = ""
-        if spec.exchange_type == "topic":
-            pattern = topic_pattern(spec.routing_key or spec.name)
-        member = self.sep.join((spec.routing_key or spec.name, pattern, spec.name))
-        return f"{self.prefix}_kombu.binding.{exchange}", member
+    def table(self, exchange: str) -> str:
+        """The set of what is bound to an exchange."""
+        return f"{self.prefix}_kombu.binding.{exchange}"
+
+    def bindings(self, spec: QueueSpec) -> list[tuple[str, str]]:
+        """The sets that tell producers of a queue, and its members. A fanout is published, and has none."""
+        own = BindingSpec(ExchangeSpec(spec.name), spec.name)
+        found = []
+        for binding in spec.bindings or (own,):
+            if binding.exchange.type in ("direct", "topic"):
+                key = binding.routing_key
+                pattern = topic_pattern(key) if binding.exchange.type == "topic" else ""
+                found.append((self.table(binding.exchange.name), self.sep.join((key, pattern, spec.name))))
+        return found
+
+    def bound(self, member: str) -> Bound | None:
+        """What a member of such a set says; None for what is none."""
+        parts = member.split(self.sep)
+        if len(parts) != 3 or not parts[2]:
+            return None
+        return Bound(parts[2], parts[0], "topic" if parts[1] else "direct")
 
     def fault(self, name: str) -> str:
         """Why this cannot be the name of a queue, or ""."""
