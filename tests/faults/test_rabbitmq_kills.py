@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ import pytest
 from kernel.testing.proxy import DOWN, HOLD, Proxy
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 from kernel.testing.workers import WorkerProcess, wait_for
+from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.rabbitmq_fleet import rabbit_project, send, through
+from tests.faults.rabbitmq_fleet import rabbit_project
 from tests.faults.table import Tally
 
 pytestmark = pytest.mark.faults
-
-Rounds = Callable[[int, int], int]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from kernel.interfaces.backend import Record
 from kernel.testing.proxy import CUT, DOWN, HOLD, LOSE, UP, Proxy
 from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.workers import Project, WorkerProcess, results_within, wait_for
+from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project, send, through
+from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project
 from tests.faults.table import Tally
 
 pytestmark = pytest.mark.faults
 
-Rounds = Callable[[int, int], int]
 SOON = 5.0
 ACK = b"\x00\x3c\x00\x50"
 """basic.ack: of a delivery on the way up, of a publish on the way down."""

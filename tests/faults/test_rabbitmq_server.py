@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from kernel import errors
 from kernel.testing.proxy import ANSWER, DOWN, Proxy
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 from kernel.testing.workers import Project, WorkerProcess, wait_for
+from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project, send, through
+from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project
 from tests.faults.table import Tally
 
 pytestmark = pytest.mark.faults
 
-Rounds = Callable[[int, int], int]
 SOON = 5.0
 """Seconds in which a worker consumes again."""
 
@@ -237,14 +237,8 @@ def test_a_quorum_queue_with_a_limit_of_its_own(tmp_path: Path, server: RabbitPr
     limits = {"x-queue-type": "quorum", "x-delivery-limit": 3, "x-dead-letter-exchange": "",
               "x-dead-letter-routing-key": "graves"}  # fmt: skip
     channel.declare_queue("celery", arguments=limits)
-    tasks = """
-@app.task
-def crash(key):
-    note("BEGIN", key)
-    ctypes.string_at(0)
-"""
     settings: dict[str, Any] = {"task_delivery_limit": 5, "task_default_queue_type": "quorum"}
-    with rabbit_project(tmp_path, url, tasks=tasks, **settings) as project, WorkerProcess(project, "-c", "2") as worker:
+    with rabbit_project(tmp_path, url, **settings) as project, WorkerProcess(project, "-c", "2") as worker:
         project.task("crash").delay("bad")
         keys = send(project, 50)
         judge(project, keys, tally, within=20, again=50)

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,13 @@ from kernel import states
 from kernel.testing.proxy import DOWN, HOLD, Proxy
 from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import WorkerProcess, results_within, wait_for
+from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import client_of, redis_project, send, through
+from tests.faults.redis_fleet import client_of, redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-Rounds = Callable[[int, int], int]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_killed_before_it_heard_what_it_claimed(
     with redis_project(tmp_path, server, results=False) as project, Proxy("127.0.0.1", server.port) as proxy:
         keys: list[str] = []
         for number in range(rounds(1, 20)):
-            worker = through(project, server, proxy, "-c", "2").wait_ready()
+            worker = through(project, server.url, proxy, "-c", "2").wait_ready()
             trap = proxy.trap(b"proj.work", HOLD, direction=DOWN)
             keys += send(project, 10, first=10 * number)
             assert trap.wait(10)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,13 @@ import pytest
 from kernel.testing.proxy import DOWN, UP, Direction, Proxy
 from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import Project, WorkerProcess, wait_for
+from tests.faults.fleet import Rebooted, Rounds, send, through, with_a_stepping_clock
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import client_of, redis_project, send, through
+from tests.faults.redis_fleet import client_of, redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-Rounds = Callable[[int, int], int]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +96,7 @@ def test_an_owner_that_cannot_renew(
     with redis_project(tmp_path, server, worker_lease=1.0) as project, Proxy("127.0.0.1", server.port) as proxy:
         for number in range(rounds(1, 5)):
             key = f"x{number}"
-            with through(project, server, proxy, "-c", "1") as first:
+            with through(project, server.url, proxy, "-c", "1") as first:
                 result = project.task("fenced").delay(key, 4.0)
                 wait_for(lambda key=key: project.counts("BEGIN")[key] == 1, 10)  # type: ignore[misc]
                 proxy.swallow(way)
@@ -134,7 +131,7 @@ def test_a_peer_that_is_silent(tmp_path: Path, server: RedisProcess, tally: Tall
     with (
         redis_project(tmp_path, server, results=False, broker_connection_timeout=2) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         for number in range(rounds(1, 4)):
             keys = send(project, 60, 0.02, first=1000 * number)
@@ -155,17 +152,6 @@ def test_a_peer_that_is_silent(tmp_path: Path, server: RedisProcess, tally: Tall
             tally.runs += 1
 
 
-CLOCK = """
-import os, time
-
-_real, _steps = time.time, os.environ.get("CLOCK_STEPS")
-if _steps:
-    # Each process of this worker believes that so many seconds have passed since it looked at the clock before.
-    _begun, (_after, _step) = time.monotonic(), map(float, _steps.split(","))
-    time.time = lambda: _real() + (_step if time.monotonic() - _begun > _after else 0.0)
-"""
-
-
 @pytest.mark.thorough
 @pytest.mark.case("F10")
 @pytest.mark.parametrize(
@@ -176,8 +162,7 @@ if _steps:
 def test_the_clock_of_one_machine_steps(tmp_path: Path, server: RedisProcess, tally: Tally, step: float) -> None:
     """Leases run by the server's clock: nothing is given to another too early, and a dead one's comes back."""
     with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project:
-        (project.folder / "sitecustomize.py").write_text(CLOCK)
-        wrong = WorkerProcess(project, "-c", "2", environment={"CLOCK_STEPS": f"1.5,{step}"}).wait_ready()
+        wrong = with_a_stepping_clock(project, step, "-c", "2").wait_ready()
         with WorkerProcess(project, "-c", "2"):
             keys = send(project, 8, 1.5)
             judge(project, keys, tally, within=20)
@@ -203,36 +188,12 @@ def test_the_monotonic_clock_of_a_rebooted_machine(
     tmp_path: Path, server: RedisProcess, tally: Tally, offset: int
 ) -> None:
     """What a worker claimed before comes back to one whose monotonic clock began elsewhere."""
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    offset = max(offset, -int(uptime / 2))
-    moved = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", str(offset), "--boottime", str(offset)]
-    if shutil.which("unshare") is None or subprocess.run([*moved, "true"], capture_output=True).returncode:
-        pytest.skip("this machine gives no time namespaces")
     with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project:
         keys = send(project, 60, 0.02)
         project.task("work").apply_async(("due",), countdown=3)
         before = WorkerProcess(project, "-c", "2").wait_ready()
         wait_for(lambda: len(project.counts("COMMIT")) >= 10, 10)
         before.kill()
-        with Rebooted(project, "-c", "2", wrapper=moved):
+        with Rebooted(project, "-c", "2", offset=offset):
             judge(project, [*keys, "due"], tally, within=15, again=2)
         tally.runs += 1
-
-
-class Rebooted(WorkerProcess):
-    """A worker in a time namespace of its own. SIGTERM goes to the whole of its session."""
-
-    def __init__(self, project: Project, *arguments: str, wrapper: list[str]) -> None:
-        popen = subprocess.Popen
-
-        def wrapped(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-            return popen([*wrapper, *command], **options)  # type: ignore[call-overload, no-any-return]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(subprocess, "Popen", wrapped)
-            super().__init__(project, *arguments)
-
-    def stop(self, timeout: float = 30.0) -> int:
-        for pid in self.descendants()[:1]:
-            subprocess.run(["kill", "-TERM", str(pid)])
-        return super().stop(timeout) if self.process.wait(timeout) is None else self.process.returncode

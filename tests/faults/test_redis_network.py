@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,13 @@ from kernel_broker_redis import scripts as claiming
 from kernel.testing.proxy import DOWN, LOSE, Proxy
 from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import WorkerProcess, results_within, wait_for
+from tests.faults.fleet import LINE, Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import LINE, client_of, redis_project, send, through
+from tests.faults.redis_fleet import client_of, redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-Rounds = Callable[[int, int], int]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_connections_flap(tmp_path: Path, server: RedisProcess, tally: Tally, ro
     with (
         redis_project(tmp_path, server, results=results) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2", "-l", "WARNING") as worker,
+        through(project, server.url, proxy, "-c", "2", "-l", "WARNING") as worker,
     ):
         judge(project, send(project, 20), tally, within=10)
         before = [descriptors(pid) for pid in (worker.pid, *worker.children())]
@@ -74,7 +73,7 @@ def test_links_clog_one_by_one(tmp_path: Path, server: RedisProcess, tally: Tall
     with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project, contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(Proxy("127.0.0.1", server.port)) for _ in range(4)]
         for proxy in proxies:
-            stack.enter_context(through(project, server, proxy, "-c", "1", "-l", "WARNING"))
+            stack.enter_context(through(project, server.url, proxy, "-c", "1", "-l", "WARNING"))
         dice, keys = random.Random(14), []
         for number in range(rounds(2, 12)):
             keys += send(project, 100, 0.01, first=100 * number)
@@ -98,7 +97,7 @@ def test_a_slow_reader_of_a_long_queue(tmp_path: Path, server: RedisProcess, tal
         with (
             client_of(server) as client,
             Proxy("127.0.0.1", server.port) as proxy,
-            through(project, server, proxy, "-c", "1", "-l", "WARNING") as slow,
+            through(project, server.url, proxy, "-c", "1", "-l", "WARNING") as slow,
         ):
             memory = client.info("memory")["used_memory"]
             proxy.throttle(1000, DOWN)
@@ -125,7 +124,7 @@ def test_the_answer_to_a_settlement_is_lost(
     with (
         redis_project(tmp_path, server, results=results) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         for number in range(rounds(4, 40)):
             trap = proxy.trap(settles(), LOSE)
@@ -178,7 +177,7 @@ def test_the_answer_to_a_stored_result_is_lost(
     with (
         redis_project(tmp_path, server) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         for number in range(rounds(4, 40)):
             trap = proxy.trap(b"celery-task-meta-", LOSE)

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,13 @@ from kernel.message import Message, Publication
 from kernel.testing.proxy import CUT, DOWN, HOLD, LOSE, Proxy
 from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import WorkerProcess
+from tests.faults.fleet import LINE, Rounds
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import LINE, client_of, redis_project
+from tests.faults.redis_fleet import client_of, redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-Rounds = Callable[[int, int], int]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from kernel.message import Message, Publication
 from kernel.testing.proxy import ANSWER, LOSE, Proxy
 from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import Project, WorkerProcess, wait_for
+from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import client_of, redis_project, send, through
+from tests.faults.redis_fleet import client_of, redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-Rounds = Callable[[int, int], int]
 SOON = 5.0
 """Seconds in which a worker consumes again."""
 
@@ -152,7 +152,7 @@ def test_a_replica_that_lagged_is_promoted(tmp_path: Path, tally: Tally, rounds:
         ):
             wait_for(lambda replica=replica: replica.info("replication")["master_link_status"] == "up", 20)  # type: ignore[misc]
             project.app.conf.broker_url = proxy.url(old.url)
-            with through(project, old, proxy, "-c", "2") as worker:
+            with through(project, old.url, proxy, "-c", "2") as worker:
                 judge(project, send(project, 50), tally, within=10)
                 heard = send(project, 100, 0.02, first=100)
                 wait_for(lambda: len(project.counts("COMMIT")) > 60, 10)  # type: ignore[misc]
@@ -239,7 +239,7 @@ def test_replies_that_are_errors(tmp_path: Path, server: RedisProcess, tally: Ta
     with (
         redis_project(tmp_path, server, results=False, broker_connection_timeout=1) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         number = 0
         for kind, reply in REPLIES.items():
@@ -263,7 +263,7 @@ def test_errors_that_last(tmp_path: Path, server: RedisProcess, tally: Tally, ro
     with (
         redis_project(tmp_path, server, results=False) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         for number, kind in enumerate(("READONLY", "LOADING", "OOM", "NOAUTH")):
             keys = send(project, 60, 0.02, first=1000 * number)
@@ -284,7 +284,7 @@ def test_answers_that_break_off(tmp_path: Path, server: RedisProcess, tally: Tal
     with (
         redis_project(tmp_path, server, results=False) as project,
         Proxy("127.0.0.1", server.port) as proxy,
-        through(project, server, proxy, "-c", "2") as worker,
+        through(project, server.url, proxy, "-c", "2") as worker,
     ):
         number = 0
         for _ in range(rounds(1, 8)):

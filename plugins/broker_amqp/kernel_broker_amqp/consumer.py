@@ -23,12 +23,12 @@ from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_amqp import letters
 from kernel_broker_amqp.ended import Ended
-from kernel_broker_amqp.envelope import restated, state
+from kernel_broker_amqp.envelope import due_of, restated, state
 from kernel_broker_amqp.guard import IDLE_SECONDS, Guard
 from kernel_broker_amqp.holds import HOLD, Holds
 from kernel_broker_amqp.line import Claim, Line, Tap, consume_frames
 from kernel_broker_amqp.publisher import Parcel
-from kernel_broker_amqp.shared import Shared, due_of
+from kernel_broker_amqp.shared import Shared
 
 PAUSES: Final = b"pauses"
 _PIPES: Final = 6
@@ -159,14 +159,9 @@ class AmqpConsumer:
         return []
 
     def _share(self) -> None:
-        """By the guard: while nobody fetches, nothing is kept from others."""
+        """By the guard, while nobody fetches: the server is heard, or found silent, and nothing is kept from others."""
         line = self._line
-        if (
-            line is None
-            or time.monotonic() - self._fetched_at < IDLE_SECONDS
-            or not any(tap.pipes for tap in line.taps.values())
-            or not self._lock.acquire(blocking=False)
-        ):
+        if line is None or time.monotonic() - self._fetched_at < IDLE_SECONDS or not self._lock.acquire(blocking=False):
             return
         try:
             if line is self._line and line.alive and time.monotonic() - self._fetched_at >= IDLE_SECONDS:
@@ -242,9 +237,8 @@ class AmqpConsumer:
                 if claim.redelivered and self._ended.has(claim):
                     over.append(claim)
                     continue
-                due = due_of(message)
-                if due > now:
-                    later.append((claim, due))
+                if claim.is_early(now):
+                    later.append((claim, due_of(message)))
                     continue
                 size += weight
                 tap.size = tap.size * 0.9 + weight * 0.1 if tap.size else float(weight)
@@ -291,7 +285,7 @@ class AmqpConsumer:
                 if pipe is None:
                     self._special(line, args[1:end], tag, head, body)
                     continue
-                claim = Claim(line, pipe.tap, pipe, tag, args[end + 8] != 0, head, body, now)
+                claim = Claim(line, pipe.tap, pipe, tag, args, head, body, now)
                 unsettled[tag] = claim
                 pipe.outstanding += 1
                 if pipe in pipe.tap.pipes:

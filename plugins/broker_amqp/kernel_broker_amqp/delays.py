@@ -28,6 +28,8 @@ _STEP_MS: Final = 100
 _LONGEST: Final = (1 << MAX_NUMBER_OF_BITS_TO_USE) - 1
 _RESTS: Final = range(_STEP_MS, 1000, _STEP_MS)
 _FRACTION: Final = "kernel_delayed_{}ms"
+LADDER: Final = level_name(0)[:-1]
+"""How the exchanges are called from which messages come off the ladder."""
 
 
 class Delays:

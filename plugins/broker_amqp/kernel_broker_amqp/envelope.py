@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from kernel_lib_amqp import properties, tables
@@ -18,6 +19,7 @@ from kernel.message import Message
 STATE: Final = "x-kernel"
 _STATE_MARK: Final = b"\x08x-kernelF"
 _OF_SERVER: Final = ("x-death", "x-delivery-count")
+_ETA_MARK: Final = b"\x03etaS"
 _MARK: Final = b"x-"
 """Without it there is nothing to be taken out."""
 _PERSISTENT: Final = 2
@@ -111,6 +113,20 @@ def state(table: bytes) -> State:
     except errors.InvalidTaskError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def due_of(message: AmqpMessage) -> float:
+    """The time that a message names as its `eta`, in Unix seconds; 0 for none."""
+    if _ETA_MARK not in message.table:
+        return 0.0
+    try:
+        eta = message.headers.get("eta")
+        moment = datetime.fromisoformat(eta) if isinstance(eta, str) else None
+    except (errors.InvalidTaskError, ValueError):
+        return 0.0
+    if moment is None:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def head(message: Message, *, priority: int = 0, persistent: bool = True, known: State | None = None) -> bytes:

@@ -12,25 +12,28 @@ from typing import Final
 from kernel_lib_amqp import Wire, frames
 from kernel_lib_amqp.channel import Channel
 
-from kernel_broker_amqp.envelope import AmqpMessage
+from kernel_broker_amqp.delays import LADDER
+from kernel_broker_amqp.envelope import AmqpMessage, due_of, state
 
 _NACK_REQUEUE: Final = 2
 
 
 class Claim:
-    """A delivered message, buffered or handed out. `at` is when this delivery was made (monotonic)."""
+    """A delivered message, buffered or handed out. `at` is when this delivery was made (monotonic), and `args` what
+    the server said of it."""
 
-    __slots__ = ("at", "body", "done", "head", "line", "message", "moved", "pipe", "recorded", "redelivered", "starts",
-                 "tag", "tap")  # fmt: skip
+    __slots__ = ("args", "at", "body", "done", "head", "line", "message", "moved", "pipe", "recorded", "redelivered",
+                 "starts", "tag", "tap")  # fmt: skip
 
     def __init__(
-        self, line: Line, tap: Tap, pipe: Pipe, tag: int, redelivered: bool, head: bytes, body: bytes, at: float
+        self, line: Line, tap: Tap, pipe: Pipe, tag: int, args: bytes, head: bytes, body: bytes, at: float
     ) -> None:
         self.line = line
         self.tap = tap
         self.pipe: Pipe | None = pipe
         self.tag = tag
-        self.redelivered = redelivered
+        self.args = args
+        self.redelivered = args[args[0] + 9] != 0
         self.head = head
         self.body = body
         self.at = at
@@ -44,6 +47,15 @@ class Claim:
         if self.message is None:
             self.message = AmqpMessage(self.head, self.body)
         return self.message
+
+    def is_early(self, now: float) -> bool:
+        """Whether its time is still ahead. Of what waited on the ladder, or was claimed before, the server's clock
+        has said that it is not, whatever the clocks of this machine and of its sender say."""
+        due = due_of(self.read())
+        if due <= now:
+            return False
+        exchange, _ = frames.read_short(self.args, self.args[0] + 10)
+        return not exchange.startswith(LADDER) and "starts" not in state(self.read().table)
 
 
 class Pipe:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from kernel import errors
 from kernel.interfaces.broker import ExchangeSpec, QueueSpec
 from kernel_broker_amqp.admin import Admin
 from kernel_broker_amqp.delays import Delays
-from kernel_broker_amqp.envelope import AmqpMessage
 from kernel_broker_amqp.letters import Letters
 from kernel_broker_amqp.pauses import Pauses
 from kernel_broker_amqp.publisher import Parcel, Publishers
@@ -27,7 +25,6 @@ from kernel_broker_amqp.queues import Queues
 _log: Final = logging.getLogger("kernel.amqp")
 _PATIENCE: Final = 1800.0
 """Seconds after which RabbitMQ ends a channel whose delivery is not settled, as it is shipped."""
-_ETA_MARK: Final = b"\x03etaS"
 
 
 class Shared:
@@ -187,20 +184,6 @@ class Shared:
         """Confirmed, all of them. Raises `OperationalError` when one is not for certain."""
         if parcels:
             self.publishers.publish_all(parcels, self.timeout)
-
-
-def due_of(message: AmqpMessage) -> float:
-    """The time that a message names as its `eta`, in Unix seconds; 0 for none."""
-    if _ETA_MARK not in message.table:
-        return 0.0
-    try:
-        eta = message.headers.get("eta")
-        moment = datetime.fromisoformat(eta) if isinstance(eta, str) else None
-    except (errors.InvalidTaskError, ValueError):
-        return 0.0
-    if moment is None:
-        return 0.0
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _patience(options: Mapping[str, Any]) -> float:
