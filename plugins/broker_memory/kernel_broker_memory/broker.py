@@ -29,7 +29,10 @@ class MemoryBroker:
     def __init__(self, config: api.BrokerConfig) -> None:
         clock = config.options.get("clock")
         self.store = Store(clock or time.monotonic, clock or time.time)
-        self.changed = threading.Condition()
+        # One lock, two reasons to wait: a publish wakes no subscription, and an acknowledgement wakes nobody.
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self.heard = threading.Condition(lock)
         self.holders: list[MemoryConsumer | MemorySubscription] = []
 
     def open(self) -> None: ...
@@ -97,7 +100,7 @@ class MemoryBroker:
             for holder in self.holders:
                 if isinstance(holder, MemorySubscription) and holder.topic == topic:
                     holder.waiting.extend(batch)
-            self.changed.notify_all()
+            self.heard.notify_all()
 
     def subscribe(self, topic: str) -> MemorySubscription:
         with self.changed:
@@ -133,7 +136,8 @@ class MemoryConsumer:
             raise NotImplementedError("the memory broker has no atomic_end: store and publish before you settle")
         with self._changed:
             outcomes = [self._store.settle(self._lease, item) for item in settlements]
-            self._changed.notify_all()
+            if any(item.verdict is not api.Verdict.ACK for item in settlements):
+                self._changed.notify_all()
         return outcomes
 
     def renew(self) -> bool:
@@ -164,11 +168,11 @@ class MemorySubscription:
 
     def read(self, limit: int, timeout: float) -> Sequence[Message]:
         with self._broker.changed:
-            self._broker.changed.wait_for(lambda: self.waiting or self not in self._broker.holders, timeout)
+            self._broker.heard.wait_for(lambda: self.waiting or self not in self._broker.holders, timeout)
             return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
 
     def close(self) -> None:
         with self._broker.changed:
             if self in self._broker.holders:
                 self._broker.holders.remove(self)
-                self._broker.changed.notify_all()
+                self._broker.heard.notify_all()
