@@ -23,8 +23,8 @@ setup: ## Make .venv with every distribution of the workspace installed editable
 servers: setup
 	@$(PY) scripts/servers.py
 
-test: servers ## Run the whole suite (ARGS="-k lease" picks)
-	$(PY) -m pytest -n $(JOBS) $(ARGS)
+test: servers ## Run the whole suite (ARGS="-k lease" picks); what fails beside others has a second go alone
+	$(PY) scripts/run_tests.py -n $(JOBS) $(ARGS)
 
 faults: servers ## Run the tests that kill, freeze and cut real things
 	$(PY) -m pytest -n $(JOBS) -m faults $(ARGS)
