@@ -14,7 +14,6 @@ import pytest
 
 from kernel import canvas
 from kernel.app import Kernel
-from kernel.errors import Ignore
 from kernel.testing import servers
 from kernel.testing.rabbitmq import rabbitmq_server
 from kernel.testing.workers import Project, WorkerProcess

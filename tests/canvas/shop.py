@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-PATIENCE = 30.0
+PATIENCE = float(os.environ.get("SHOP_PATIENCE", "30"))
 """Seconds until something that must happen is taken to hang."""
 
 
