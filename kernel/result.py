@@ -6,11 +6,11 @@ import json
 import logging
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from kernel import states
-from kernel.results.bar import Progress, Report, report_of, shown
+from kernel.results.bar import Progress, report_of, shown
 from kernel.results.eager import EagerResult, as_exception
 from kernel.results.joining import allow_join_result, assert_will_not_block, denied_join_result, joining
 from kernel.results.known import Known
@@ -96,14 +96,8 @@ class AsyncResult(Known, Generic[R_co]):
         if follow_parents and propagate:
             self._throw_of_parents()
         if self._record is None:
-            with self._shown(progress) as report, self.waiter() as waiter:
-                waiter.wait(
-                    self.id,
-                    timeout=timeout,
-                    on_record=self._on_record(on_message, report),
-                    on_interval=on_interval,
-                    interval=interval,
-                )
+            with self.waiter() as waiter, self._told(on_message, progress) as told:
+                waiter.wait(self.id, timeout=timeout, on_record=told, on_interval=on_interval, interval=interval)
         return self._conclude(propagate, callback)
 
     wait = get
@@ -127,8 +121,8 @@ class AsyncResult(Known, Generic[R_co]):
         if follow_parents and propagate:
             self._throw_of_parents()
         if self._record is None:
-            with self._shown(progress) as report, self.waiter() as waiter:
-                await waiter.wait_async(self.id, timeout=timeout, on_record=self._on_record(on_message, report))
+            with self.waiter() as waiter, self._told(on_message, progress) as told:
+                await waiter.wait_async(self.id, timeout=timeout, on_record=told)
         return self._conclude(propagate, callback)
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -189,43 +183,38 @@ class AsyncResult(Known, Generic[R_co]):
         for parent in self.parents():
             parent.maybe_throw()
 
-    @contextmanager
-    def waiter(self, *, lasting: bool = False) -> Iterator[Waiter]:
+    def waiter(self, *, lasting: bool = False) -> AbstractContextManager[Waiter]:
         """The app's waiter, or one for this call alone where the result has a backend of its own; with `lasting` that
         is refused."""
         backend = self._backend
         if backend is None or (self._app is not None and backend is self._app.backend):
             self._warn_of_eager()
-            yield self.app.waiter
-            return
+            return nullcontext(self.app.waiter)
         if lasting:
             raise NotImplementedError(
                 f"the result {self.id} has a backend of its own, and nobody listens to that: make it with "
                 "app.AsyncResult(id) and no backend"
             )
-        waiter = Waiter(lambda: backend)
-        try:
-            yield waiter
-        finally:
-            waiter.close()
+        return closing(Waiter(lambda: backend))
 
-    def _on_record(
-        self, on_message: OnMessage | None, report: Callable[[Report], object] | None
-    ) -> Callable[[Record], object]:
-        if on_message is None and report is None:
-            return self._note
+    def _told(
+        self, on_message: OnMessage | None, progress: Progress
+    ) -> AbstractContextManager[Callable[[Record], object]]:
+        """What is to be called with each record that comes while somebody waits."""
+        return self._telling(on_message, progress) if on_message or progress else nullcontext(self._note)
 
-        def tell(record: Record) -> None:
-            self._note(record)
-            if on_message is not None:
-                on_message(self._meta(record))
-            if report is not None and (found := report_of(record.state, self._value_of(record))) is not None:
-                report(found)
+    @contextmanager
+    def _telling(self, on_message: OnMessage | None, progress: Progress) -> Iterator[Callable[[Record], object]]:
+        with shown(progress, self.task_name or self.id[:8]) as report:
 
-        return tell
+            def tell(record: Record) -> None:
+                self._note(record)
+                if on_message is not None:
+                    on_message(self._meta(record))
+                if report is not None and (found := report_of(record.state, self._value_of(record))) is not None:
+                    report(found)
 
-    def _shown(self, progress: Progress) -> AbstractContextManager[Callable[[Report], object] | None]:
-        return shown(progress, self.task_name or self.id[:8]) if progress else nullcontext()
+            yield tell
 
     # --- doing ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from queue import Empty
 
 from kernel import states
@@ -51,13 +51,19 @@ class Waiter:
         `on_record` is called with every record that is seen, the last one included; `on_interval` every
         `interval` seconds. With a timeout of 0 it looks once.
         """
-        ends = self.wait_many(
+        if timeout is not None and timeout <= 0:
+            (record,) = self._look((task_id,), on_record)
+            return record
+        watching = Watching(
             (task_id,), timeout=timeout, on_record=on_record, on_interval=on_interval, interval=interval
         )
-        with closing(ends):
-            for record in ends:
-                return record
-        raise closed()
+        direct = self._claim_direct()
+        if direct is None:
+            return next(self._listen(watching))
+        try:
+            return direct.batch(watching)[0]
+        finally:
+            direct.busy = False
 
     def wait_many(
         self,
@@ -79,9 +85,11 @@ class Waiter:
             yield from self._listen(watching)
             return
         try:
-            with closing(direct.ends(watching)) as ends:
-                yield from ends
+            while watching.pending:
+                yield from direct.batch(watching)
         finally:
+            # Where somebody stopped reading, what is pending must not be looked at by the next who waits.
+            direct.leave(watching)
             direct.busy = False
 
     async def wait_async(
@@ -149,7 +157,7 @@ class Waiter:
         if direct is not None:
             direct.close()
 
-    def _look(self, ids: Sequence[str], on_record: OnRecord | None) -> Iterator[Record]:
+    def _look(self, ids: Sequence[str], on_record: OnRecord | None) -> Generator[Record, None, None]:
         late = set()
         for task_id, record in zip(ids, self._backend().load(ids), strict=True):
             if record is not None and on_record is not None:

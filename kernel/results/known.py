@@ -194,8 +194,8 @@ class Known(ResultNode):
         if isinstance(backend, Remembering):
             (past,) = backend.past([self.id])
         else:
-            self._load()
-            past = self._seen or ()
+            record = self._load()
+            past = self._seen or ([] if record is None else [(None, record)])
         entries = [self._entry(at, record) for at, record in past]
         last = [*past][-1][1] if entries else None
         return scoreboard(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from kernel import errors, states
@@ -23,7 +23,7 @@ OnRecord = Callable[[Record], object]
 class Watching:
     """What a caller waits for and until when, and what it wants to be told. `pending` are the ids without an end."""
 
-    __slots__ = ("_deadline", "_interval", "_next_tick", "_on_interval", "_on_record", "_timeout", "pending")
+    __slots__ = ("_deadline", "_interval", "_next_tick", "_on_interval", "_on_record", "_timeout", "added", "pending")
 
     def __init__(
         self,
@@ -35,7 +35,9 @@ class Watching:
         interval: float = 0.5,
     ) -> None:
         now = time.monotonic()
-        self.pending = set(ids)
+        # In order, so that what has ended already comes in order where the backend's watch gives it so.
+        self.pending = dict.fromkeys(ids)
+        self.added = False
         self._timeout = timeout
         self._deadline = None if timeout is None else now + timeout
         self._on_record = on_record
@@ -68,7 +70,7 @@ class Watching:
             self._on_record(record)
         if record.state not in states.READY_STATES:
             return False
-        self.pending.remove(record.id)
+        del self.pending[record.id]
         return True
 
 
@@ -82,29 +84,38 @@ class Direct:
         self.thread = thread
         self.busy = False
 
-    def ends(self, watching: Watching) -> Generator[Record, None, None]:
-        """The terminal records of what is pending, as they come."""
+    def batch(self, watching: Watching) -> list[Record]:
+        """The next terminal records of what is pending, as soon as there are any. After the last `leave` is not
+        needed."""
         try:
-            yield from self._ends(watching)
-        except (errors.TimeoutError, GeneratorExit):
-            self._discard(watching.pending)
+            return self._batch(watching)
+        except errors.TimeoutError:
+            self.leave(watching)
             raise
         except BaseException:
             # Whatever ended it, an interrupt for example, may have left the watch in the middle of something.
             self._drop_watch()
             raise
 
-    def _ends(self, watching: Watching) -> Generator[Record, None, None]:
+    def leave(self, watching: Watching) -> None:
+        """Nobody waits for what is still pending."""
+        self._discard([*watching.pending])
+
+    def _batch(self, watching: Watching) -> list[Record]:
         failures = 0
-        watch: Watch | None = None
-        while watching.pending and not self._closed:
+        while not self._closed:
             try:
+                watch = self._watch
                 if watch is None:
-                    watch = self._watching(watching.pending)
+                    self._watch = watch = self._backend().watch()
+                    watching.added = False
+                if not watching.added:
+                    watch.add([*watching.pending])
+                    watching.added = True
                 records = watch.wait(watching.step())
             except PASSING:
                 failures += 1
-                watch = None
+                watching.added = False
                 self._drop_watch()
                 if failures >= ATTEMPTS:
                     raise
@@ -115,24 +126,15 @@ class Direct:
             ended = [record for record in records if watching.takes(record)]
             if ended:
                 # What has ended is not looked at again, however many there are.
-                self._discard({record.id for record in ended})
-                watch = self._watch
-                yield from ended
-            if watching.pending:
-                watching.tick()
-        if watching.pending:
-            raise closed()
+                self._discard([record.id for record in ended])
+                return ended
+            watching.tick()
+        raise closed()
 
-    def _watching(self, ids: set[str]) -> Watch:
-        if self._watch is None:
-            self._watch = self._backend().watch()
-        self._watch.add([*ids])
-        return self._watch
-
-    def _discard(self, ids: set[str]) -> None:
-        if self._watch is not None:
+    def _discard(self, ids: list[str]) -> None:
+        if self._watch is not None and ids:
             try:
-                self._watch.discard([*ids])
+                self._watch.discard(ids)
             except Exception:
                 self._drop_watch()
 
@@ -159,7 +161,7 @@ def close_quietly(watch: Watch) -> None:
         return  # it is dropped because it failed already, or because nobody needs it
 
 
-def timed_out(ids: set[str], timeout: float | None) -> errors.TimeoutError:
+def timed_out(ids: Collection[str], timeout: float | None) -> errors.TimeoutError:
     within = "" if timeout is None else f" within {timeout:g} seconds"
     if len(ids) == 1:
         return errors.TimeoutError(f"the result of task {next(iter(ids))} was not ready{within}")
