@@ -87,6 +87,7 @@ class Addresses:
             options=conf.result_backend_transport_options,
             settings=conf.driver_values(driver.settings),
             expires=conf.result_expires or None,
+            chord_expires=conf.result_chord_expires or None,
             timeout=conf.broker_connection_timeout,
             app_name=self._name or "kernel",
             broker=broker,

@@ -18,7 +18,7 @@ from kernel.waiter import Waiter
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
-    from kernel.interfaces.backend import Backend, Listening
+    from kernel.interfaces.backend import Backend, BackendCapabilities, Listening
     from kernel.interfaces.broker import Broker
 
 
@@ -81,13 +81,13 @@ class Opened:
         return self._backend or self._open_backend()
 
     @property
-    def joins(self) -> bool:
-        """Whether there is a result backend that joins the results of chords. It is not opened for this."""
+    def joins(self) -> BackendCapabilities | None:
+        """What the result backend can do, if it joins the results of chords. It is not opened for this."""
         url = self._app.backend_url
         if url is None:
-            return False
-        capabilities = drivers.load("backends", url, choices=self._app.conf.drivers).capabilities
-        return bool(capabilities.chords)
+            return None
+        capabilities: BackendCapabilities = drivers.load("backends", url, choices=self._app.conf.drivers).capabilities
+        return capabilities if capabilities.chords else None
 
     def _open_broker(self) -> Broker:
         with self._lock:

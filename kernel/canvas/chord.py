@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from kernel import errors
 from kernel.call import Call
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from kernel.app import Kernel
+    from kernel.interfaces.backend import Announcing
+
+_log: Final = logging.getLogger("kernel")
 
 CHORD: Final = "celery.chord"
 SHAPE: Final = "kernel_shape"
@@ -174,6 +178,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         given = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
         own_kwargs = self.own_kwargs(new_kwargs)
         callback = as_data(body)
+        announce(self.app, str(self.header.id), len(found))
         made = []
         for member in self.tasks:
             made += placed(member, callback).calls(new_args, own_kwargs, given, lineage=lineage)
@@ -374,7 +379,7 @@ def as_data(value: Any) -> Any:
 def check_chord(app: Kernel, body: Signature[Any], parts: Sequence[Signature[Any]]) -> None:
     """Raises NotImplementedError for a backend that joins nothing, and `InvalidTaskError` for a part whose result is
     not kept."""
-    if not app.opened.joins:
+    if app.opened.joins is None:
         name = "no result backend is configured" if app.backend_url is None else "this result backend has no chords"
         raise NotImplementedError(
             f"the chord with the body {body.task!r} cannot be joined: {name}. Set result_backend to one that has them, "
@@ -393,6 +398,18 @@ def check_chord(app: Kernel, body: Signature[Any], parts: Sequence[Signature[Any
                 f"the task {part.task!r} in the header of a chord ignores its result, which the body "
                 f"{body.task!r} is to be called with: give it .set(ignore_result=False)"
             )
+
+
+def announce(app: Kernel, chord_id: str, size: int) -> None:
+    """Tell workers of Celery, where there may be some, how many parts there will be. Ours are told by each part, so
+    a backend that is away is no reason not to publish."""
+    capabilities = app.opened.joins
+    if capabilities is None or not capabilities.foreign_chords:
+        return
+    try:
+        cast("Announcing", app.backend).chord_begins(chord_id, size)
+    except (errors.OperationalError, errors.BackendError) as exc:
+        _log.warning("workers of Celery cannot complete the chord %s: its size cannot be stored: %s", chord_id, exc)
 
 
 def _as_header(header: Any, app: Kernel | None) -> group:

@@ -42,7 +42,8 @@ class ResultCodecs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
-    """What a backend is built from. `expires` is `result_expires` in seconds (None: never); `codecs` are those of
+    """What a backend is built from. `expires` is `result_expires` in seconds (None: never), `chord_expires` the same
+    for what is known of chords, from the part that came last (None: as `expires`); `codecs` are those of
     the app, where there is one. `broker` is what the app's broker is built from, and `reply_to` where this
     process is answered, as its messages say; both for backends that send records `to_caller`."""
 
@@ -50,6 +51,7 @@ class BackendConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     expires: float | None = 86400.0
+    chord_expires: float | None = None
     timeout: float = 4.0
     app_name: str = "kernel"
     codecs: ResultCodecs | None = None
@@ -63,6 +65,8 @@ class BackendCapabilities:
     durable: bool = True
     groups: bool = True
     chords: bool = True
+    foreign_chords: bool = False
+    """It keeps parts as Celery does, and so those of chords that Celery made, whose size it knows itself."""
     push: bool = True
     """A watcher is woken by the store, and does not poll."""
     every_state: bool = True
@@ -128,7 +132,9 @@ WON = StoreOutcome(StoreState.WON)
 
 @dataclass(frozen=True, slots=True)
 class ChordPart:
-    """The terminal record of member `index`, from 0, of a chord of `size` members."""
+    """The terminal record of member `index`, from 0, of a chord of `size` members; what is kept of it is id, state,
+    attempt, and the result with its kind. Backends with `foreign_chords` are
+    given some of an unknown size, which is 0, and index, which is -1, too."""
 
     chord_id: str
     size: int
@@ -231,6 +237,15 @@ class Listening(Protocol):
     def expect(self, ids: Sequence[str]) -> None:
         """Called with the ids of calls before these leave: returns when their records can come in. Raises
         `OperationalError`."""
+        ...
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """What a backend with `foreign_chords` has besides."""
+
+    def chord_begins(self, chord_id: str, size: int) -> None:
+        """Write down the size of a chord before its parts are published, for workers of the other system."""
         ...
 
 

@@ -8,12 +8,13 @@ All of it can be done again by whoever gets the message again, and comes out the
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from kernel import errors, states
+from kernel import errors, failure, states
 from kernel.canvas.chord import SHAPE, leaves, shaped
 from kernel.canvas.chord import chord as chord_type
 from kernel.canvas.composite import Composite
@@ -32,15 +33,23 @@ _log: Final = logging.getLogger("kernel.worker")
 
 
 def joining(life: Life, record: Record, *, again: bool) -> Join | None:
-    """The part that a success, whose record this is, brings to its chord; None when it is in none."""
+    """The part that a success, whose record this is, brings to its chord; None when it is in none, and where whoever
+    made the chord finds out by itself."""
     request = life.request
     if request.chord is None or not request.group or not life.has_backend:
         return None
+    capabilities = life.app.opened.joins
     size, index = request.chord.get("chord_size"), request.group_index
-    if not isinstance(size, int) or not isinstance(index, int) or not 0 <= index < size:
+    if size is None and capabilities is not None:
+        # Made by Celery: with its other backends a task of its own looks for the results.
+        if not capabilities.foreign_chords:
+            return None
+        size, index = 0, -1 if index is None else index
+    elif capabilities is None or not isinstance(size, int) or not isinstance(index, int) or not 0 <= index < size:
         _log.error(
-            "task %s[%s] is in the chord %s, and cannot be a part of it: its index is %.40r, the chord's size %.40r",
-            *(life.name, life.id, request.group, index, size),
+            "task %s[%s] is in the chord %s, and cannot be a part of it: its index is %.40r, the chord's size %.40r, "
+            "and the result backend has %s chords",
+            *(life.name, life.id, request.group, index, size, "no" if capabilities is None else "such"),
         )
         return None
     part = Record(
@@ -78,9 +87,10 @@ def breaking(life: Life, error: BaseException, *, again: bool) -> Sequence[Break
 def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> Followed:
     """The body's publication; its failure where it cannot be made."""
     try:
-        codecs = life.app.codecs
-        flat = [codecs.decode_result(part.result, part.content_type, part.content_encoding) for part in parts]
-        values = shaped(flat, body.get(SHAPE))
+        for part in parts:
+            if part.state != states.SUCCESS:  # of a worker of Celery
+                return _failed(life, body, _dependency(part.id, _error_of(life, part)), again=again)
+        values = _values(life, body, parts)
     except Exception as exc:
         return _failed(life, body, errors.ChordError(f"Join error: {exc!r}"), again=again)
     try:
@@ -95,6 +105,32 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
         for publication in publications:
             publication.message = publication.message.replace_headers(kernel_replay=attempt)
     return Followed((), publications)
+
+
+def _values(life: Life, body: Any, parts: Sequence[Record]) -> list[Any]:
+    """What the parts are worth, nested as the members are. Raises what decoding raises, and ValueError."""
+    decode = life.app.codecs.decode_result
+    values = [decode(part.result, part.content_type, part.content_encoding) for part in parts]
+    if body.get("chord_size") is not None:
+        return shaped(values, body.get(SHAPE))
+    # Celery keeps a document of a header that is nested, and indexes within that.
+    document = life.app.backend.load_group(str(life.request.group))
+    if document is None:
+        return values
+    found = json.loads(document)
+    known = dict(zip([part.id for part in parts], values, strict=True))
+    return list(_of_tree(found["result"] if isinstance(found, Mapping) else found, known))
+
+
+def _of_tree(node: Any, known: Mapping[str, Any]) -> Any:
+    """The values of a result as a tuple: ``[[id, parent], members]``, where a single one has no members."""
+    (task_id, _), members = node
+    return known[task_id] if members is None else [_of_tree(member, known) for member in members]
+
+
+def _error_of(life: Life, part: Record) -> BaseException:
+    data = life.app.codecs.decode_result(part.result, part.content_type, part.content_encoding)
+    return failure.decode_exception(data)
 
 
 def _body_id(life: Life, body: Signature[Any]) -> str:
@@ -136,9 +172,13 @@ def _chord_of(life: Life, chain: Any) -> tuple[Any, str]:
 
 
 def _broken(life: Life, body: Any, task_id: str, error: BaseException, *, again: bool) -> list[Break]:
+    return _levels(life, body, _dependency(task_id, error), again=again)
+
+
+def _dependency(task_id: str, error: BaseException) -> errors.ChordError:
     broken = errors.ChordError(f"Dependency {task_id} raised {error!r}")
     broken.__cause__ = error
-    return _levels(life, body, broken, again=again)
+    return broken
 
 
 def _levels(life: Life, body: Any, error: errors.ChordError, *, again: bool) -> list[Break]:

@@ -39,6 +39,7 @@ class MemoryBackend:
     def __init__(self, config: api.BackendConfig) -> None:
         self._clock = config.options.get("clock") or time.monotonic
         self._lifetime = inf if config.expires is None else config.expires
+        self._chord_lifetime = self._lifetime if config.chord_expires is None else config.chord_expires
         self.changed = threading.Condition()
         self.watchers: defaultdict[str, list[MemoryWatch]] = defaultdict(list)
         # In the order of their expiry: a record that changes moves to the end.
@@ -120,7 +121,8 @@ class MemoryBackend:
         now = self._clock()
         chord = self._chords.get(part.chord_id)
         if chord is None or chord.expires <= now:
-            chord = self._chords[part.chord_id] = Chord(now + self._lifetime)
+            chord = self._chords[part.chord_id] = Chord(now)
+        chord.expires = now + self._chord_lifetime
         if chord.forgotten:
             return api.ChordState(False, part.size, part.size)
         if part.index not in chord.parts:

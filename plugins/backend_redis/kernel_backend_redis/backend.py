@@ -14,7 +14,7 @@ from kernel.hooks import Finding
 from kernel.interfaces import backend as api
 from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreOutcome, StoreState, replaces
 from kernel.interfaces.setting import Setting
-from kernel_backend_redis import documents, scripts
+from kernel_backend_redis import chords, scripts
 from kernel_backend_redis.formats import Formats
 from kernel_backend_redis.watch import Hub, RedisWatch
 
@@ -29,7 +29,7 @@ class RedisBackend:
 
     interface = api.INTERFACE
     # States in between that were stored while a watch was being set up, or its connection was down, are not told.
-    capabilities = api.BackendCapabilities(every_state=False)
+    capabilities = api.BackendCapabilities(every_state=False, foreign_chords=True)
     settings: tuple[Setting, ...] = BACKEND_SETTINGS
     transaction_domain: str | None = None
 
@@ -37,6 +37,9 @@ class RedisBackend:
         self._server = backend_server(config)
         # At least a millisecond: 0 means for ever.
         self._lifetime = 0 if config.expires is None else max(1, round(config.expires * 1000))
+        chords_expire = config.expires if config.chord_expires is None else config.chord_expires
+        self._chord_lifetime = 0 if chords_expire is None else max(1, round(chords_expire * 1000))
+        self._codecs = config.codecs
         self._formats = Formats(config.codecs)
         self._hub = Hub(self._server, self._key, self._formats.decode)
 
@@ -57,9 +60,6 @@ class RedisBackend:
 
     def _group_key(self, group_id: str) -> str:
         return f"{self._server.prefix}celery-taskset-meta-{group_id}"
-
-    def _chord_key(self, chord_id: str) -> str:
-        return f"{self._server.prefix}kernel:{{{self._group_key(chord_id)}}}:chord"
 
     def store(self, batch: Sequence[Record]) -> Sequence[StoreOutcome]:
         if not batch:
@@ -146,27 +146,36 @@ class RedisBackend:
     def forget_group(self, group_id: str) -> None:
         self._server.call("DEL", self._group_key(group_id))
 
+    def chord_begins(self, chord_id: str, size: int) -> None:
+        lifetime = ("PX", self._chord_lifetime) if self._chord_lifetime else ()
+        self._server.call("SET", f"{self._group_key(chord_id)}.s", size, *lifetime)
+
     def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
         for part in batch:
-            api.check_part(part)
-        # The document of a part has its id inside, since the key tells only that of the chord.
-        words: list[list[object]] = [
-            [self._chord_key(part.chord_id), part.size, part.index, documents.encode(part.record), self._lifetime]
-            for part in batch
-        ]
+            if part.size:
+                api.check_part(part)
+        if not batch:
+            return []
         with self._server.link() as link:
-            replies = link.scripts(scripts.PART, words)
-        states = []
-        for part, reply in zip(batch, replies, strict=True):
-            if isinstance(reply, BaseException):
-                raise fault(reply, self._server.shown) from reply
-            arrived, *parts = reply
-            found = [documents.decode(documents.id_of(raw), raw) for raw in parts if raw is not None]
-            states.append(ChordState(bool(parts), arrived, part.size, [each for each in found if each is not None]))
-        return states
+            replies = link.scripts(scripts.PART, [self._part(part) for part in batch])
+        return [self._chord_state(part, reply) for part, reply in zip(batch, replies, strict=True)]
+
+    def _part(self, part: ChordPart) -> list[object]:
+        record = part.record
+        index = part.index if part.index >= 0 else "+inf"
+        document = chords.encode(record, self._codecs)
+        key = self._group_key(part.chord_id)
+        return [key, part.size, index, _text(record.id), document, self._chord_lifetime]
+
+    def _chord_state(self, part: ChordPart, reply: Any) -> ChordState:
+        if isinstance(reply, BaseException):
+            raise fault(reply, self._server.shown) from reply
+        arrived, size, *parts = reply
+        found = [chords.decode(raw, self._codecs) for raw in parts]
+        return ChordState(bool(parts), arrived, size, found)
 
     def forget_chord(self, chord_id: str) -> None:
-        self._server.script(scripts.FORGET, self._chord_key(chord_id), self._lifetime)
+        self._server.script(scripts.FORGET, self._group_key(chord_id), self._chord_lifetime)
 
     def cleanup(self) -> int:
         """The server deletes what has expired."""

@@ -152,9 +152,3 @@ def _stamps(document: dict[str, Any]) -> str | None:
     if not names:
         return None
     return _encode({"stamped_headers": names, "stamps": {name: document.get(name) for name in names}})
-
-
-def id_of(raw: bytes) -> str:
-    """The id at the end of a document of ours."""
-    found: str = json.loads(raw[raw.rfind(b'"task_id": ') + len(b'"task_id": ') : -1])
-    return found

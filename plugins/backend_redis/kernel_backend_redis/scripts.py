@@ -70,36 +70,51 @@ return 0
 """
 )
 
-# ARGV: key, size, member, document, milliseconds to live (0: for ever).
-# Answers how many there are; behind that, when this member completed it, all documents in order.
+# ARGV: key of the group, size (0: whoever made it wrote it), member, id of its task, part, milliseconds to live (0: for
+# ever). Answers how many there are and will be; behind that, when this member completed it, all parts in order.
 PART: Final = Script(
     r"""
-local key, size, member = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local last = redis.call('HGET', key, 'last')
-if last == 'forgotten' then return { size } end
-local added = redis.call('HSETNX', key, member, ARGV[4])
-local count = redis.call('HLEN', key) - (last and 1 or 0)
-if added == 1 then
-  if count == size then
-    last = member
-    redis.call('HSET', key, 'last', last)
+local key, member, life = ARGV[1], ARGV[3], ARGV[6]
+local parts, ids, size, more, claim = key .. '.j', key .. '.d', key .. '.s', key .. '.t', key .. '.c'
+local by = redis.call('GET', claim)
+if by == 'done' then return { 0, 0 } end
+local name = ARGV[4] .. ':' .. member
+if redis.call('SADD', ids, name) == 1 then
+  redis.call('ZADD', parts, member, ARGV[5])
+  if ARGV[2] ~= '0' then redis.call('SET', size, ARGV[2]) end
+  if life ~= '0' then
+    for _, each in ipairs({ parts, ids, size, more }) do redis.call('PEXPIRE', each, life) end
   end
-  if ARGV[5] ~= '0' then redis.call('PEXPIRE', key, ARGV[5]) end
 end
-local out = { count }
-if last == member then
-  for i = 0, size - 1 do out[#out + 1] = redis.call('HGET', key, i) end
+local count, all = redis.call('ZCARD', parts), tonumber(redis.call('GET', size) or 0)
+if all == 0 then return { count, 0 } end
+all = all + tonumber(redis.call('GET', more) or 0)
+if count < all then return { count, all } end
+local mine = 'kernel:' .. name
+if not by then
+  redis.call('SET', claim, mine)
+  if life ~= '0' then redis.call('PEXPIRE', claim, life) end
+  by = mine
 end
+if by ~= mine then return { count, all } end
+local out = redis.call('ZRANGE', parts, 0, -1)
+table.insert(out, 1, all)
+table.insert(out, 1, count)
 return out
 """
 )
 
-# ARGV: key, milliseconds to live (0: for ever).
+# ARGV: key of the group, milliseconds to live (0: for ever).
 FORGET: Final = Script(
     r"""
-if redis.call('UNLINK', ARGV[1]) == 1 then
-  redis.call('HSET', ARGV[1], 'last', 'forgotten')
-  if ARGV[2] ~= '0' then redis.call('PEXPIRE', ARGV[1], ARGV[2]) end
+local key = ARGV[1]
+if redis.call('UNLINK', key .. '.j') == 1 then
+  redis.call('UNLINK', key .. '.d', key .. '.s', key .. '.t')
+  if ARGV[2] == '0' then
+    redis.call('SET', key .. '.c', 'done')
+  else
+    redis.call('SET', key .. '.c', 'done', 'PX', ARGV[2])
+  end
 end
 return 0
 """

@@ -47,6 +47,7 @@ class SqlBackend:
 
     def __init__(self, config: BackendConfig) -> None:
         self._expires = config.expires
+        self._chords_expire = config.expires if config.chord_expires is None else config.chord_expires
         self._database: Database = database_for(config.url, timeout=config.timeout, options=config.options)
         names, schemas = (config.settings.get(f"database_table_{kind}") for kind in ("names", "schemas"))
         self._tables = Tables.named(names, schemas, dialect=self._database.dialect)
@@ -148,8 +149,10 @@ class SqlBackend:
             chords.forget(tx, chord_id, self._tables)
 
     def cleanup(self) -> int:
-        """Delete what was last changed longer ago than `expires`; how many records that were. Groups and chords of
-        that age go with them. In small transactions, between which others write."""
+        """Delete what was last changed longer ago than `expires`; how many records that were. Groups of that age go
+        with them, and chords of which nothing came for `chord_expires`. In small transactions, between which others
+        write."""
+        self._clean_chords()
         if self._expires is None:
             return 0
         self._prepare()
@@ -167,8 +170,16 @@ class SqlBackend:
                 states = bool(records.cleanup_history(tx, before, self._tables))
         with self._database.write() as tx:
             groups.cleanup(tx, before, self._tables)
-            chords.cleanup(tx, before, self._tables)
         return total
+
+    def _clean_chords(self) -> None:
+        if self._chords_expire is None:
+            return
+        self._prepare()
+        before, more = time.time() - self._chords_expire, True
+        while more:
+            with self._database.write() as tx:
+                more = chords.cleanup(tx, before, self._tables)
 
     def _prepare(self) -> None:
         """After a fork, a close or a swapped file the tables are looked at again; otherwise this costs nothing."""

@@ -18,7 +18,8 @@ from kernel.interfaces.backend import ChordPart, ChordState, Record
 
 _BYTES: Final = ("result", "args", "kwargs")
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Record))
-_CLEANED: Final = 1000
+_CLEANED: Final = 20
+"""Chords in one statement: each may have thousands of parts."""
 _FORGOTTEN: Final = -1
 """In the place of the member that completed a chord: its parts are gone."""
 
@@ -69,7 +70,11 @@ def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) 
         )
         arrived += len(new)
         last = next(reversed(new)) if arrived == size else None
-        tx.run(f"UPDATE {tables.chords} SET arrived = ?, last = ? WHERE chord_id = ?", (arrived, last, key))
+        # The date is that of the newest part: a chord is not old as long as some come.
+        tx.run(
+            f"UPDATE {tables.chords} SET arrived = ?, last = ?, date_made = ? WHERE chord_id = ?",
+            (arrived, last, dated(tx, tx.now()), key),
+        )
     found: Sequence[Record] = ()
     if last is not None and any(part.index == last for part in parts):
         rows = tx.query(f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? ORDER BY member", (key,))
@@ -87,14 +92,15 @@ def forget(tx: Transaction, chord_id: str, tables: Tables) -> None:
     tx.execute(f"DELETE FROM {tables.chord_parts} WHERE chord_id = ?", (key,))
 
 
-def cleanup(tx: Transaction, before: float, tables: Tables) -> None:
-    """Delete up to a thousand chords that nobody completed or forgot in time."""
+def cleanup(tx: Transaction, before: float, tables: Tables) -> bool:
+    """Delete some chords that nobody completed or forgot in time; whether there may be more."""
     old = tx.query(f"SELECT chord_id FROM {tables.chords} WHERE date_made < ? LIMIT {_CLEANED}", (dated(tx, before),))
     if not old:
-        return
+        return False
     condition, values = tx.any_of("chord_id", [key for (key,) in old])
     for table in (tables.chord_parts, tables.chords):
         tx.execute(f"DELETE FROM {table} WHERE {condition}", values)
+    return len(old) == _CLEANED
 
 
 def _pack(record: Record) -> bytes:
