@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAP: Final = "celery.map"
 STARMAP: Final = "celery.starmap"
+ACCUMULATE: Final = "celery.accumulate"
 
 # What the message of a map takes from the task that it calls.
 _ROUTE: Final = ("queue", "exchange", "routing_key", "priority")
@@ -178,7 +179,8 @@ def _called(task: Any) -> Signature[Any]:
 
 
 def add_builtin_tasks(app: Kernel) -> None:
-    """Register the tasks that maps are messages of, under the names that Celery's workers know, too."""
+    """Register the tasks that maps are messages of, and the one that a group's values go through, under the names that
+    Celery's workers know, too."""
     if MAP in app.tasks:
         return
 
@@ -192,6 +194,11 @@ def add_builtin_tasks(app: Kernel) -> None:
         call = Signature.from_dict(task, app).type
         return [_value(call(*item)) for item in it]
 
+    def celery_accumulate(*args: Any, index: int | None = None) -> Any:
+        """What it was called with, or one of that."""
+        return args if index is None else args[index]
+
+    app.task(name=ACCUMULATE)(celery_accumulate)
     app.task(name=MAP)(celery_map)
     app.task(name=STARMAP)(celery_starmap)
 

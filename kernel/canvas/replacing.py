@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kernel import errors
 from kernel.canvas.chains import chain
 from kernel.canvas.checks import Check
+from kernel.canvas.chord import leaves
 from kernel.canvas.groups import as_group, group
+from kernel.canvas.maps import ACCUMULATE
 from kernel.naming import derive_id, new_id
 from kernel.signature import Signature, as_signatures, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.request import Request
-
-ACCUMULATE: Final = "celery.accumulate"
 
 
 def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
@@ -28,7 +28,8 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
     stay with the task, which returns what the replacement returned. Raises `ImproperlyConfigured` for what cannot
     replace a task, and TypeError for what is no signature.
     """
-    made = _one_value(app, _copied(app, given))
+    app.add_builtin_tasks()
+    made = _one_value(app, request, _copied(app, given))
     nesting = (request.replaced_task_nesting or 0) + 1
     _unfreeze(made)
     for member in made.walk():
@@ -51,6 +52,10 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
         ids=_ids(request, nesting),
         replaced_task_nesting=nesting,
     )
+    if request.chord:
+        for leaf in leaves(made):
+            # The body waits for its value.
+            leaf.options["ignore_result"] = False
     if request.chain:
         following = [step.set(replaced_task_nesting=nesting) for step in as_signatures(request.chain, app)]
         # The next one is at the end: what the replacement brought itself comes first.
@@ -76,14 +81,20 @@ def _copied(app: Kernel, given: Any) -> Signature[Any]:
     return made
 
 
-def _one_value(app: Kernel, made: Signature[Any]) -> Signature[Any]:
+def _one_value(app: Kernel, request: Request, made: Signature[Any]) -> Signature[Any]:
     if isinstance(made, group) and not made.tasks:
-        return Signature(ACCUMULATE, ([],), {"index": 0}, app=app)
+        return _accumulate(app, request, [])
     if not _ends_in_group(made):
         return made
-    joined = made | Signature(ACCUMULATE, (), {"index": 0}, app=app)
+    joined = made | _accumulate(app, request)
     joined._app = joined._app or app
     return joined
+
+
+def _accumulate(app: Kernel, request: Request, *values: Any) -> Signature[Any]:
+    # Where the task itself was claimed, somebody runs what this app's publishes.
+    options = {"queue": request.queue} if request.queue else {}
+    return Signature(ACCUMULATE, values, {"index": 0}, options, app=app)
 
 
 def _ends_in_group(signature: Signature[Any]) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from kernel import states
+from kernel import failure, states
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
@@ -64,13 +64,15 @@ def parts(life: Life, signature: Signature[Any]) -> tuple[Sequence[Record], Sequ
 
 
 def resume(life: Life, standing: Record) -> Ending:
-    """The ending of a task that was replaced before: the same messages, marked as repeated."""
+    """The ending of a task that was replaced before: the same messages, marked as repeated. Kept as a dead letter where
+    nobody can tell what they were: they may have been lost."""
     try:
         document = life.app.codecs.decode_result(standing.result, standing.content_type, standing.content_encoding)
         publications = [_of_data(item) for item in document["replaced_by"]]
-    except Exception:
+    except Exception as exc:
         _log.exception("task %s[%s] was replaced before, and by what cannot be read", life.name, life.id)
-        publications = []
+        reason = f"it was replaced before, and by what cannot be read: {failure.one_line(exc)}"
+        return Ending(life.assignment.seq, Verdict.DEAD, reason=reason[:2000], task=life.name)
     return Ending(life.assignment.seq, Verdict.ACK, publications=publications, task=life.name)
 
 
