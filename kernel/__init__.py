@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from kernel.log import get_task_logger
     from kernel.request import Request
     from kernel.result import AsyncResult, EagerResult, allow_join_result
+    from kernel.routing.exchange import Exchange
+    from kernel.routing.queue import Broadcast, Queue, binding
     from kernel.signature import Signature, maybe_signature
     from kernel.task import Task
 
 __all__ = [
     "AsyncResult",
     "Blueprint",
+    "Broadcast",
     "EagerResult",
+    "Exchange",
     "GroupResult",
     "Ignore",
     "Kernel",
     "KernelError",
     "OperationalError",
+    "Queue",
     "Reject",
     "Request",
     "ResultSet",
@@ -37,6 +42,7 @@ __all__ = [
     "SoftTimeLimitExceeded",
     "Task",
     "allow_join_result",
+    "binding",
     "chain",
     "chord",
     "chunks",
@@ -54,12 +60,15 @@ __version__ = "2026.11.0"
 _HOMES = {
     "AsyncResult": "result",
     "Blueprint": "blueprint",
+    "Broadcast": "routing.queue",
     "EagerResult": "result",
+    "Exchange": "routing.exchange",
     "GroupResult": "groupresult",
     "Ignore": "errors",
     "Kernel": "app",
     "KernelError": "errors",
     "OperationalError": "errors",
+    "Queue": "routing.queue",
     "Reject": "errors",
     "Request": "request",
     "ResultSet": "groupresult",
@@ -68,6 +77,7 @@ _HOMES = {
     "SoftTimeLimitExceeded": "errors",
     "Task": "task",
     "allow_join_result": "result",
+    "binding": "routing.queue",
     "chain": "canvas",
     "chord": "canvas",
     "chunks": "canvas",

@@ -10,11 +10,10 @@ from kernel import errors
 from kernel.app.oncommit import HeldCall, is_own_way, split_session, unit_for
 from kernel.app.ways import way_of
 from kernel.call import Call
-from kernel.interfaces.broker import QueueSpec
 from kernel.naming import new_id
 from kernel.options import FOLLOWING, SENDING, split_call_options
-from kernel.plan import queue_name
 from kernel.result import AsyncResult
+from kernel.routing.spread import declare_entities
 from kernel.task import Task
 
 if TYPE_CHECKING:
@@ -248,7 +247,7 @@ class Calls:
         }
         if options.get("declare"):
             way = found["way"] or self._app.opened
-            way.broker.declare([QueueSpec(queue_name(item)) for item in options["declare"]])
+            declare_entities(way.broker, options["declare"], self._app.publisher.routing.topology)
         return found
 
     def _parent(self, options: Mapping[str, Any]) -> Request | None:

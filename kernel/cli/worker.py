@@ -34,6 +34,7 @@ _PICKLE = ("pickle", "application/x-python-serialize", "application/group-python
 @click.option("-P", "--pool", metavar="POOL", help="prefork, threads, solo, asyncio, or any that is installed.")
 @click.option("--processes", type=click.IntRange(0), help="Child processes that host the pool; 0: this process.")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume, separated by commas.")
+@click.option("-X", "--exclude-queues", metavar="A,B", help="Queues not to consume, of those that are defined.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after so many tasks.")
 @click.option("--max-memory-per-child", type=click.IntRange(1), metavar="KIB", help="Replace a child over this size.")
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Hard limit of every task.")
@@ -78,18 +79,22 @@ def _options(given: Mapping[str, Any], flags: Mapping[str, Any], path: str) -> W
     }
     settings = dict(flags)
     settings.update({name: given[flag] for flag, name in names.items() if given[flag] is not None})
-    queues = [name.strip() for name in (given["queues"] or "").split(",") if name.strip()]
     log = LogOptions(level=given["loglevel"].upper(), file=given["logfile"], json=given["log_format"] == "json")
     return WorkerOptions(
         app=path,
         hostname=given["hostname"] or "",
-        queues=queues,
+        queues=_names(given["queues"]),
+        exclude_queues=_names(given["exclude_queues"]),
         pool=given["pool"],
         concurrency=given["concurrency"],
         processes=given["processes"],
         settings=settings,
         log=log,
     )
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _log_early(options: WorkerOptions) -> None:

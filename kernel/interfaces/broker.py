@@ -366,7 +366,9 @@ class Broker(Protocol):
         ...
 
     def broadcast(self, topic: str, batch: Sequence[Message]) -> None:
-        """Send to everyone who subscribes to `topic` now. Nothing is kept for those who come later."""
+        """Send to everyone who subscribes to `topic` now. Nothing is kept for those who come later.
+
+        Where `keeps_fanouts` is off, what is in front of a slash is a topic that is told, too."""
         ...
 
     def subscribe(self, topic: str) -> Subscription: ...

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel.interfaces.broker import STORED, Bindings, Exchanges, PublishOutcome, PublishState
+from kernel.routing.exchange import Exchange, as_exchange
 from kernel.routing.match import KNOWN, queues_for
 
 if TYPE_CHECKING:
@@ -134,9 +135,10 @@ def declare(broker: Any, batch: Sequence[Publication], topology: Topology, decla
             exchanges.add(item.exchange)
     for name in sorted(exchanges):
         queues.update({queue.name: True for queue in topology.bound_to(name) if not queue.everyone})
+    everywhere = not routes(broker)
     wanted = [name for name in sorted(queues) if (known := topology.known(name)) is None or not known.no_declare]
     if wanted:
-        broker.declare([topology.spec(name, bound=queues[name]) for name in wanted])
+        broker.declare([topology.spec(name, bound=everywhere or queues[name]) for name in wanted])
     found = [exchange for name in sorted(exchanges) if (exchange := topology.exchange(name)) is not None]
     if found and isinstance(broker, Exchanges):
         broker.declare_exchanges([exchange.spec() for exchange in found])
@@ -145,3 +147,21 @@ def declare(broker: Any, batch: Sequence[Publication], topology: Topology, decla
 
 def _mark(exchange: str) -> str:
     return f"exchange {exchange}"
+
+
+def declare_entities(broker: Any, entities: Iterable[Any], topology: Topology) -> None:
+    """Make exist what the option `declare` of a call names: queues (or their names) and exchanges.
+
+    Raises `OperationalError`, and what finding a queue raises.
+    """
+    queues: list[str] = []
+    exchanges: list[Exchange] = []
+    for entity in entities:
+        if hasattr(entity, "type") and not hasattr(entity, "routing_key"):
+            exchanges.append(as_exchange(entity))
+        else:
+            queues.append(topology.find(entity).name)
+    if queues:
+        broker.declare([topology.spec(name, bound=True) for name in queues])
+    if exchanges and isinstance(broker, Exchanges):
+        broker.declare_exchanges([exchange.spec() for exchange in exchanges])

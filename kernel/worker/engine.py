@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from kernel.extensions import Extensions
-from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, QueueSpec, Settled, Settlement, Verdict
+from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel.worker import slots
 from kernel.worker.admission import Admission
 from kernel.worker.assignment import Ending, Obituary
+from kernel.worker.broadcasts import Broadcasts
 from kernel.worker.closing import Closing
 from kernel.worker.commands import Command, CommandReader, Revoked
 from kernel.worker.dispatch import Dispatcher
@@ -86,6 +87,7 @@ class Engine:
         self._status_file = StatusFile(manifest.hostname)
         self._keeper = self._make_keeper()
         self._command_reader = CommandReader(broker, manifest.hostname, self._post_command)
+        self._broadcasts = Broadcasts(broker, manifest.consuming.heard)
         self._shutdown = Shutdown(
             float(settings.get("worker_soft_shutdown_timeout") or 0.0),
             on_idle=bool(settings.get("worker_enable_soft_shutdown_on_idle")),
@@ -121,7 +123,7 @@ class Engine:
         most = settings.get("broker_connection_max_retries", 100)
         return Pump(
             broker,
-            [QueueSpec(name) for name in self._manifest.queues],
+            self._manifest.consuming.declared,
             ConsumeOptions(owner=self.hostname, lease=self._lease, delivery_limit=self._limit),
             room=self._room,
             post=self._post,
@@ -483,6 +485,7 @@ class Engine:
     def _on_opened(self) -> None:
         """On the pump's thread, before it claims anything."""
         self._renewer.begin()
+        self._broadcasts.start()
 
     def _on_lease_lost(self) -> None:
         """On the renewer's thread, and perhaps again: what runs is told once, where its runner can be."""
@@ -509,6 +512,7 @@ class Engine:
     def _end(self) -> None:
         """Whatever of it fails, the rest is done: messages must go back and processes must end."""
         self._try(self._executors.terminate)
+        self._try(lambda: self._broadcasts.stop(timeout=5.0))
         self._try(self._command_reader.stop)
         self._try(lambda: self._command_reader.join(timeout=5.0))
         if not self.pump.stop(timeout=15.0):

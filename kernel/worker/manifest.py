@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kernel import drivers, errors
 from kernel.interfaces.broker import BrokerConfig
+from kernel.routing.consuming import Consuming, consuming
+from kernel.routing.topology import Topology
 from kernel.worker.options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class TaskFacts:
     reject_on_worker_lost: bool | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    rate_limit: str | float | None = None
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Manifest:
     pool: str
     processes: int
     slots: int
-    queues: Sequence[str]
+    consuming: Consuming
     tasks: Mapping[str, TaskFacts]
     settings: Mapping[str, Any]
     broker: Mapping[str, Any]
@@ -47,13 +50,18 @@ class Manifest:
     warnings: Sequence[str] = ()
     backend_url: str = ""
 
+    @property
+    def queues(self) -> Sequence[str]:
+        """The queues it claims from."""
+        return self.consuming.names
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "consuming": self.consuming.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
         tasks = {name: TaskFacts(**facts) for name, facts in values["tasks"].items()}
-        return cls(**{**values, "tasks": tasks})
+        return cls(**{**values, "tasks": tasks, "consuming": Consuming.from_json(values["consuming"])})
 
 
 class LiveTasks(Mapping[str, TaskFacts]):
@@ -106,13 +114,15 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
             f"the broker {broker.url.partition(':')[0]!r} lives in one process, and this worker would run tasks in "
             f"{processes} child process(es); use --processes 0 with the threads pool, or another broker"
         )
+    topology, hostname = Topology(conf), node_name(options.hostname)
+    queues = topology.consumed(options.queues, options.exclude_queues)
     return Manifest(
         app_name=app.main or "kernel",
-        hostname=node_name(options.hostname),
+        hostname=hostname,
         pool=pool_name,
         processes=processes,
         slots=slots,
-        queues=list(options.queues) or [conf.task_default_queue],
+        consuming=consuming(topology, queues, hostname, driver.capabilities, direct=conf.worker_direct),
         tasks={name: _facts(task, conf) for name, task in app.tasks.items()},
         settings=_plain(conf),
         broker={
@@ -168,6 +178,7 @@ def _facts(task: Any, conf: Any) -> TaskFacts:
         reject_on_worker_lost=option("reject_on_worker_lost", "task_reject_on_worker_lost"),
         time_limit=option("time_limit", "task_time_limit"),
         soft_time_limit=option("soft_time_limit", "task_soft_time_limit"),
+        rate_limit=option("rate_limit", "task_default_rate_limit"),
     )
 
 

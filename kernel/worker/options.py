@@ -28,6 +28,7 @@ class WorkerOptions:
     app: str = ""
     hostname: str = ""
     queues: Sequence[str] = ()
+    exclude_queues: Sequence[str] = ()
     pool: str | None = None
     concurrency: int | None = None
     processes: int | None = None

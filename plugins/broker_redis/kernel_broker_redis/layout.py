@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kernel import errors
-from kernel.interfaces.broker import BindingSpec, Bound, ExchangeSpec, QueueSpec
+from kernel.interfaces.broker import Bound, QueueSpec
 
 _STEPS: Final = (0, 3, 6, 9)
 _SEP: Final = "\x06\x16"
@@ -61,9 +61,8 @@ class Layout:
 
     def bindings(self, spec: QueueSpec) -> list[tuple[str, str]]:
         """The sets that tell producers of a queue, and its members. A fanout is published, and has none."""
-        own = BindingSpec(ExchangeSpec(spec.name), spec.name)
         found = []
-        for binding in spec.bindings or (own,):
+        for binding in spec.bindings:
             if binding.exchange.type in ("direct", "topic"):
                 key = binding.routing_key
                 pattern = topic_pattern(key) if binding.exchange.type == "topic" else ""

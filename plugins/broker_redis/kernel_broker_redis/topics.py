@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -25,7 +26,8 @@ class RedisSubscription:
         self._is_closed = False
         self._waiting: deque[Message] = deque(maxlen=_MOST)
         self._reading = threading.Lock()
-        self._listener = Listener(server)
+        # Who sends to a fanout exchange with a routing key sends to a channel of its own.
+        self._listener = Listener(server, [_escaped(channel) + b"/*"])
         try:
             self._listener.subscribe_now([channel], server.timeout)
         except BaseException:
@@ -50,3 +52,8 @@ class RedisSubscription:
             self._is_closed = True
             self._listener.close()
             self._closed(self)
+
+
+def _escaped(channel: bytes) -> bytes:
+    """The channel as a pattern that fits it alone."""
+    return re.sub(rb"([\\*?\[\]])", rb"\\\1", channel)

@@ -14,7 +14,15 @@ import pytest
 import redis
 from kernel_broker_redis import RedisBroker
 
-from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, QueueSpec, Settlement, Verdict
+from kernel.interfaces.broker import (
+    BindingSpec,
+    BrokerConfig,
+    ConsumeOptions,
+    ExchangeSpec,
+    QueueSpec,
+    Settlement,
+    Verdict,
+)
 from kernel.message import Message, Publication
 from kernel.testing.servers import RedisProcess, redis_server
 
@@ -222,8 +230,8 @@ def test_what_is_no_envelope_ends_as_a_letter(broker: RedisBroker, client: Any, 
 
 
 def test_a_declared_queue_is_bound_for_kombu(broker: RedisBroker, channel: Any, client: Any) -> None:
-    broker.declare([QueueSpec("emails", exchange="mail", exchange_type="topic", routing_key="mail.#")])
-    broker.declare([QueueSpec("celery", exchange="celery", routing_key="celery")])
+    broker.declare([QueueSpec("emails", [BindingSpec(ExchangeSpec("mail", "topic"), "mail.#")])])
+    broker.declare([QueueSpec("celery", [BindingSpec(ExchangeSpec("celery"), "celery")])])
     assert client.smembers("_kombu.binding.celery") == {b"celery\x06\x16\x06\x16celery"}
     exchange = kombu.Exchange("mail", "topic")
     kombu.Producer(channel, exchange=exchange).publish(BODY, routing_key="mail.daily.news", headers=headers())

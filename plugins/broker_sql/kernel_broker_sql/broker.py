@@ -67,6 +67,11 @@ class SqlBroker:
         names = [rows.check_name(spec.name) for spec in specs]
         with self._write() as tx:
             queues.declare(tx, names)
+            queues.bind(tx, specs)
+
+    def bindings(self, exchange: str) -> Sequence[api.Bound]:
+        with self._read() as tx:
+            return queues.bindings(tx, exchange)
 
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[api.PublishOutcome]:
         outcomes = [_refusal(item) or api.STORED for item in batch]

@@ -10,11 +10,15 @@ from typing import Final
 
 from kernel_lib_sql import Transaction
 
-from kernel.interfaces.broker import QueueStats
+from kernel.interfaces.broker import Bound, QueueSpec, QueueStats
 from kernel.message import Message
 from kernel_broker_sql import ends, outbox, rows
 
 _INSERT: Final = "INSERT INTO kernel_queue (name) VALUES (?) ON CONFLICT DO NOTHING"
+_BIND: Final = """
+INSERT INTO kernel_binding (exchange, queue, routing_key, type) VALUES (?, ?, ?, ?)
+ON CONFLICT (exchange, queue, routing_key) DO UPDATE SET type = excluded.type"""
+_BOUND: Final = "SELECT queue, routing_key, type FROM kernel_binding WHERE exchange = ? ORDER BY queue, routing_key"
 # The oldest has the smallest id, save where clocks of publishers differ; either way it is one look-up.
 _OLDEST: Final = """
 SELECT min(sent) FROM (
@@ -33,6 +37,21 @@ _PEEK_DUE: Final = f"{_PEEK} AND m.due <= ? AND m.queue = ? ORDER BY m.due LIMIT
 
 def declare(tx: Transaction, names: Iterable[str]) -> None:
     tx.many(_INSERT, [(name,) for name in sorted(set(names))])
+
+
+def bind(tx: Transaction, specs: Iterable[QueueSpec]) -> None:
+    """Remember what queues are bound to; the last word on an exchange's type counts."""
+    words = {
+        (binding.exchange.name, spec.name, binding.routing_key): binding.exchange.type
+        for spec in specs
+        for binding in spec.bindings
+    }
+    tx.many(_BIND, [(exchange, queue, key, words[exchange, queue, key]) for exchange, queue, key in sorted(words)])
+
+
+def bindings(tx: Transaction, exchange: str) -> list[Bound]:
+    found = tx.query(_BOUND, (exchange,))
+    return [Bound(queue, key, kind) for queue, key, kind in found]
 
 
 def stats(tx: Transaction, queues: Sequence[str]) -> list[QueueStats]:

@@ -154,4 +154,17 @@ _POSTGRESQL: Final = (
     "CREATE INDEX kernel_broadcast_topic ON kernel_broadcast (topic, id)",
 )
 
-BROKER: Final = Part("broker", ({"sqlite": _SQLITE, "postgresql": _POSTGRESQL},))
+_BINDINGS: Final = (
+    """CREATE TABLE kernel_binding (
+        exchange TEXT NOT NULL,
+        type TEXT NOT NULL,
+        routing_key TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        PRIMARY KEY (exchange, queue, routing_key)
+    )""",
+)
+
+BROKER: Final = Part(
+    "broker",
+    ({"sqlite": _SQLITE, "postgresql": _POSTGRESQL}, {"sqlite": _BINDINGS, "postgresql": _BINDINGS}),
+)

@@ -40,8 +40,9 @@ class Listener:
     has gone silent: on it nothing but the absence of an answer says that it is dead.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, patterns: Sequence[bytes] = ()) -> None:
         self._server = server
+        self._patterns = tuple(patterns)
         self._channels: dict[bytes, None] = {}
         self._lock = threading.Lock()
         self._link: Link | None = None
@@ -165,6 +166,8 @@ class Listener:
             return
         if reply[0] == b"message":
             events.append(Event("message", reply[1], reply[2]))
+        elif reply[0] == b"pmessage" and len(reply) > 3:
+            events.append(Event("message", reply[2], reply[3]))
         elif reply[0] == b"subscribe":
             events.append(Event("subscribe", reply[1]))
 
@@ -172,6 +175,8 @@ class Listener:
         link = self._server.connect()
         with self._lock:
             self._link = link
+            # First, so that they are in force when the channels are.
+            self._tell("PSUBSCRIBE", self._patterns)
             self._tell("SUBSCRIBE", list(self._channels))
         self._heard, self._asked = time.monotonic(), None
         again, self._had_link = self._had_link, True
