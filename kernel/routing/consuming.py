@@ -20,10 +20,10 @@ _UNUSED_SECONDS: Final = 60.0
 @dataclass(slots=True)
 class Consuming:
     """`declared` are the queues, with what they are bound to; all of them are claimed from. What comes in on a topic
-    of `heard` is put into the queue of that name, which is this worker's alone."""
+    of `heard` is put into the queues of those names, which are this worker's alone."""
 
     declared: list[QueueSpec] = field(default_factory=list)
-    heard: dict[str, str] = field(default_factory=dict)
+    heard: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -62,7 +62,8 @@ def _add_copies(found: Consuming, queue: Queue, hostname: str, capabilities: Bro
     name = f"{PRIVATE}.{hostname}.{queue.name}"
     if not capabilities.exchanges:
         found.declared.append(QueueSpec(name))
-        found.heard.update(dict.fromkeys(_fanouts(queue), name))
+        for topic in _fanouts(queue):
+            found.heard.setdefault(topic, []).append(name)
         return
     expires = queue.expires if queue.expires is not None else _UNUSED_SECONDS
     spec = replace(queue, name=name, expires=expires, auto_delete=False, exclusive=False).spec()

@@ -44,19 +44,6 @@ def publish(broker: Any, batch: Sequence[Publication], topology: Topology, send:
     return outcomes
 
 
-def queues_only(broker: Any, batch: Sequence[Publication], topology: Topology) -> tuple[list[Publication], list[str]]:
-    """The same messages for queues alone, for who stores them otherwise, and why some go nowhere. What goes to all
-    who listen is sent at once."""
-    plain: list[Publication] = []
-    refusals: list[str] = []
-    for copies in _copies(broker, batch, topology):
-        if isinstance(copies, str):
-            refusals.append(copies)
-        else:
-            plain += copies
-    return plain, refusals
-
-
 def routes(broker: Any) -> bool:
     """Whether it takes messages for exchanges; what is no broker but a sender of another library does."""
     capabilities = getattr(broker, "capabilities", None)

@@ -27,8 +27,8 @@ class Broadcasts:
     """Listens to the topics of `heard` and puts what comes into the queues that they are mapped to. Usable from any
     thread."""
 
-    def __init__(self, broker: Broker, heard: Mapping[str, str]) -> None:
-        self._readers = [_Reader(broker, topic, queue) for topic, queue in heard.items()]
+    def __init__(self, broker: Broker, heard: Mapping[str, Sequence[str]]) -> None:
+        self._readers = [_Reader(broker, topic, queues) for topic, queues in heard.items()]
 
     def start(self) -> None:
         """Listen from now on; where the broker is away again, as soon as it is back."""
@@ -44,10 +44,10 @@ class Broadcasts:
 
 
 class _Reader:
-    def __init__(self, broker: Broker, topic: str, queue: str) -> None:
+    def __init__(self, broker: Broker, topic: str, queues: Sequence[str]) -> None:
         self._broker = broker
         self._topic = topic
-        self._queue = queue
+        self._queues = queues
         self._stop = threading.Event()
         self._subscription: Subscription | None = None
         self._thread = threading.Thread(target=self._run, name=f"kernel-broadcasts-{topic}", daemon=True)
@@ -86,10 +86,11 @@ class _Reader:
         while not self._stop.is_set():
             messages = subscription.read(_AT_ONCE, _READ_SECONDS)
             if messages:
-                self._keep([self._publication(message) for message in messages])
+                self._keep([copy for message in messages for copy in self._copies(message)])
 
-    def _publication(self, message: Message) -> Publication:
-        return Publication(message, self._queue, priority=message.priority, due=_due(message))
+    def _copies(self, message: Message) -> list[Publication]:
+        due = _due(message)
+        return [Publication(message, queue, priority=message.priority, due=due) for queue in self._queues]
 
     def _keep(self, batch: Sequence[Publication]) -> None:
         """Store them, however often that takes: nobody else has this worker's copies."""

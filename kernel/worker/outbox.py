@@ -99,9 +99,9 @@ class Outbox:
         """
         if self._failpoints:
             self._failpoints.hit("task.decided")
-        direct = not ending.for_chords and (
-            (self.atomic and not early_ack) or not (ending.records or ending.publications)
-        )
+        # Which queues an exchange means is found out by publishing to it.
+        apart = ending.for_chords or (self.atomic and any(item.exchange for item in ending.publications))
+        direct = not apart and ((self.atomic and not early_ack) or not (ending.records or ending.publications))
         if direct and not more_soon and not self._pending:
             self._deliver((ending,))
             return

@@ -130,6 +130,10 @@ class AmqpBroker:
         """What no queue took: the queue may have been deleted since it was declared. Once more, after declaring it."""
         lost = [at for at, outcome in enumerate(outcomes) if outcome.state is api.PublishState.REFUSED
                 and not batch[at].exchange and outcome.reason.startswith("no queue")]  # fmt: skip
+        for at, outcome in enumerate(outcomes):
+            if batch[at].exchange and outcome.reason.startswith("no queue"):
+                why = "no queue is bound to it with a key that fits"
+                outcomes[at] = api.PublishOutcome(api.PublishState.REFUSED, why)
         missing = {batch[at].queue for at in lost}
         for queue in missing:
             self._shared.declare_again(queue)
