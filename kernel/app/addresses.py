@@ -100,13 +100,6 @@ class Addresses:
         url = conf.broker_write_url or conf.broker_url
         return str(self.embedded) if url is None else mask_url(_one_text(url))
 
-    @property
-    def queues(self) -> frozenset[str]:
-        """The queues that are defined."""
-        queues = self._conf.get("task_queues") or ()
-        names = [item if isinstance(item, str) else getattr(item, "name", "") for item in queues]
-        return frozenset({self._conf.task_default_queue, *filter(None, names)})
-
 
 def _one_text(url: str | Sequence[str]) -> str:
     return url if isinstance(url, str) else ";".join(url)

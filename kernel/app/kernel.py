@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from kernel import errors
 from kernel import task as task_module
+from kernel.annotations import Annotations
 from kernel.app.addresses import Addresses
 from kernel.app.connecting import Connecting
 from kernel.app.embedded import calling_file
@@ -154,7 +155,16 @@ class Kernel(Connecting):
         self.tasks[name] = task
         self.forget_plan(name)
         if self._configured:
+            self.annotate_tasks([task])
             self.extensions.setup("kernel_task_registered", app=self, task=task)
+
+    def annotate_tasks(self, tasks: Iterable[task_module.Task[..., Any]] | None = None) -> None:
+        """Change tasks (by default all) as `task_annotations` says, each once; done when the settings are final."""
+        found = self.conf.task_annotations
+        if found is not None:
+            annotations = Annotations(found)
+            for task in [*self.tasks.values()] if tasks is None else tasks:
+                annotations.apply(task)
 
     def take(self, *sources: Blueprint | ModuleType) -> None:
         """Make the tasks of blueprints this app's own. A module stands for the blueprints in it, and for what
@@ -343,6 +353,7 @@ class Kernel(Connecting):
                 return
             self._declare_settings()
             self.conf.freeze()
+            self.annotate_tasks()
             self.extensions.setup("kernel_configure", app=self)
             # From here on `_add` tells of further tasks, also of those that are registered meanwhile.
             self._configured = True

@@ -100,6 +100,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
     if options.settings:
         app.conf.override(options.settings)
     conf = app.conf
+    app.annotate_tasks()
     # The engine's plugins read their settings from the manifest, which carries defaults of what is declared alone.
     for plugin, declared in app.extensions.collect_from("kernel_settings"):
         conf.declare(declared, f"the plugin {plugin}")
