@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from kombu import Connection, Producer, Queue
+import kombu
 from kombu.exceptions import OperationalError
 
 from kernel import errors
@@ -14,13 +14,15 @@ from kernel.interfaces.broker import STORED, PublishOutcome, PublishState, Queue
 from kernel.message import Publication
 
 _PATIENCE: Final = 4.0
+# kombu loads its names when they are asked for, and has no annotations.
+_KOMBU: Final[Any] = kombu
 
 
 def sender_of(given: object) -> KombuSender | None:
     """None for what is neither a connection nor a producer of kombu's."""
-    if isinstance(given, Connection):
-        return KombuSender(Producer(given, auto_declare=False), given)
-    if isinstance(given, Producer):
+    if isinstance(given, _KOMBU.Connection):
+        return KombuSender(_KOMBU.Producer(given, auto_declare=False), given)
+    if isinstance(given, _KOMBU.Producer):
         return KombuSender(given, None)
     return None
 
@@ -32,13 +34,13 @@ class KombuSender:
     Not for several threads at a time, as the object itself.
     """
 
-    def __init__(self, producer: Producer, connection: Connection | None) -> None:
+    def __init__(self, producer: Any, connection: Any) -> None:
         self._producer = producer
         self._given = connection
         self._broken = False
 
     @property
-    def _connection(self) -> Connection:
+    def _connection(self) -> Any:
         connection = self._given or self._producer.connection
         if connection is None:
             raise errors.OperationalError("the producer of kombu's has no connection: it was released or closed")
@@ -52,7 +54,7 @@ class KombuSender:
         for spec in queues:
             if (mark := f"kernel:{spec.name}") in declared:
                 continue
-            queue = Queue(spec.name, durable=spec.durable, queue_arguments=dict(spec.arguments) or None)
+            queue = _KOMBU.Queue(spec.name, durable=spec.durable, queue_arguments=dict(spec.arguments) or None)
             if spec.max_priority is not None:
                 queue.max_priority = spec.max_priority
             if not self._exists(connection, queue):
@@ -60,7 +62,7 @@ class KombuSender:
                     queue(channel).declare()
             declared.add(mark)
 
-    def _exists(self, connection: Connection, queue: Queue) -> bool:
+    def _exists(self, connection: Any, queue: Any) -> bool:
         try:
             with connection.channel() as channel:
                 queue(channel).queue_declare(passive=True)
@@ -107,7 +109,7 @@ class KombuSender:
             **properties,
         )
 
-    def _ready(self) -> Connection:
+    def _ready(self) -> Any:
         """The connection, connected: kombu itself would try for ever."""
         connection = self._connection
         with self._errors(connection):
@@ -118,7 +120,7 @@ class KombuSender:
         return connection
 
     @contextlib.contextmanager
-    def _errors(self, connection: Connection) -> Iterator[None]:
+    def _errors(self, connection: Any) -> Iterator[None]:
         try:
             yield
         except (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError) as exc:
