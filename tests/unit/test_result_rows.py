@@ -65,7 +65,7 @@ def later(step: Callable[[], object], seconds: float = 0.05) -> threading.Timer:
 
 # --- one result: what each row gives of a task that succeeded, failed, or is not there ------------------------
 
-ROWS: list[tuple[str, Callable[[AsyncResult[Any]], Any], Any, Any, Any]] = [
+ROWS: list[Any] = [
     # name, what is asked, with SUCCESS 7, with FAILURE ValueError("no"), without a record
     ("5-13 get", lambda r: r.get(timeout=LIMIT), 7, ValueError, errors.TimeoutError),
     ("5-13 wait", lambda r: r.wait(timeout=LIMIT), 7, ValueError, errors.TimeoutError),
@@ -111,7 +111,15 @@ ROWS: list[tuple[str, Callable[[AsyncResult[Any]], Any], Any, Any, Any]] = [
 def test_one_result(app: Kernel, row: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, ask, *expected = row
     args, kwargs = app.codecs.encode_result([1])[0], app.codecs.encode_result({"a": 2})[0]
-    fields = {"date_done": 1e9, "name": "t", "worker": "w", "retries": 2, "queue": "q", "args": args, "kwargs": kwargs}
+    fields: dict[str, Any] = {
+        "date_done": 1e9,
+        "name": "t",
+        "worker": "w",
+        "retries": 2,
+        "queue": "q",
+        "args": args,
+        "kwargs": kwargs,
+    }
     if case == "success":
         store(app, "x", 7, **fields)
     elif case == "failure":
@@ -281,7 +289,7 @@ def test_data_of_a_result_behind_a_group(app: Kernel) -> None:
     """5-35, 5-51, 5-52: what comes after a chord has a group for its parent."""
     header = group_of(app, "m", "n")
     header.parent = app.AsyncResult("first")
-    body = app.AsyncResult("body", parent=header)
+    body: AsyncResult[Any] = AsyncResult("body", app=app, parent=header)
     data = json.loads(json.dumps(body.as_tuple()))
     assert data == [["body", [["g", [["first", None], None]], [[["m", None], None], [["n", None], None]]]], None]
     again = result_from_tuple(data, app)
@@ -295,7 +303,7 @@ def test_data_of_a_result_behind_a_group(app: Kernel) -> None:
 
 # --- several --------------------------------------------------------------------------------------------------
 
-SETS: list[tuple[str, Callable[[GroupResult], Any], Any]] = [
+SETS: list[Any] = [
     ("5-42 get", lambda g: g.get(timeout=LIMIT), [1, 2, 3]),
     ("5-43 join", lambda g: g.join(timeout=LIMIT), [1, 2, 3]),
     ("5-44 join_native", lambda g: g.join_native(timeout=LIMIT), [1, 2, 3]),
@@ -398,9 +406,12 @@ def test_a_set_waits_with_one_watch(app: Kernel, monkeypatch: pytest.MonkeyPatch
     made = group_of(app, *(f"m{number}" for number in range(3000)))
     watches: list[Any] = []
     watch = type(app.backend).watch
-    monkeypatch.setattr(
-        type(app.backend), "watch", lambda self, ids=(): watches.append(watch(self, ids)) or watches[-1]
-    )
+
+    def counted(self: Any, ids: Any = ()) -> Any:
+        watches.append(watch(self, ids))
+        return watches[-1]
+
+    monkeypatch.setattr(type(app.backend), "watch", counted)
     timer = later(lambda: app.backend.store([record(app, each.id, states.SUCCESS, each.id) for each in made]))
     assert made.get(timeout=LIMIT) == [each.id for each in made]
     timer.join()
@@ -409,7 +420,7 @@ def test_a_set_waits_with_one_watch(app: Kernel, monkeypatch: pytest.MonkeyPatch
 
 # --- results of calls that ran here -----------------------------------------------------------------------------
 
-EAGER: list[tuple[str, Callable[[EagerResult[Any]], Any], Any, Any]] = [
+EAGER: list[Any] = [
     ("5-53 get", lambda r: r.get(), 7, ValueError),
     ("5-53 wait", lambda r: r.wait(timeout=1, interval=0.1), 7, ValueError),
     ("5-53 propagate", lambda r: str(r.get(propagate=False)), "7", "no"),
