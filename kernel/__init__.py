@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.blueprint import Blueprint, shared_task
-    from kernel.canvas import chain, chord, chunks, group, xmap, xstarmap
+    from kernel.canvas import StampingVisitor, chain, chord, chunks, group, xmap, xstarmap
     from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
     from kernel.groupresult import GroupResult, ResultSet
     from kernel.hooks import hookimpl
@@ -40,6 +40,7 @@ __all__ = [
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "Task",
     "allow_join_result",
     "binding",
@@ -75,6 +76,7 @@ _HOMES = {
     "Retry": "errors",
     "Signature": "signature",
     "SoftTimeLimitExceeded": "errors",
+    "StampingVisitor": "canvas",
     "Task": "task",
     "allow_join_result": "result",
     "binding": "routing.queue",

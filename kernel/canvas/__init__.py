@@ -6,6 +6,7 @@ from kernel.canvas.chains import chain
 from kernel.canvas.chord import chord
 from kernel.canvas.groups import group
 from kernel.canvas.maps import chunks, xmap, xstarmap
+from kernel.canvas.stamping import StampingVisitor
 from kernel.signature import Signature, maybe_signature, signature
 
 subtask = signature
@@ -13,6 +14,7 @@ maybe_subtask = maybe_signature
 
 __all__ = [
     "Signature",
+    "StampingVisitor",
     "chain",
     "chord",
     "chunks",
