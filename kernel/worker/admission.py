@@ -85,10 +85,10 @@ class Admission:
         if fate is not None:
             return fate
         _log.error("message kept as a dead letter, queue %r: %s", item.delivery.queue, error)
-        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARS]
+        kind = type(error).__name__
         if item.id and item.name:  # a waiting caller can be told
-            return Fate(Obituary(states.FAILURE, type(error).__name__, reason, Verdict.DEAD))
-        return Fate(verdict=Verdict.DEAD, reason=reason)
+            return Fate(Obituary(states.FAILURE, kind, str(error)[:_REASON_CHARS], Verdict.DEAD))
+        return Fate(verdict=Verdict.DEAD, reason=f"{kind}: {error}"[:_REASON_CHARS])
 
 
 def _fate_of(answer: object) -> Fate | None:

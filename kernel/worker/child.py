@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kernel import drivers
 from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import PoolConfig
-from kernel.worker import frames, logs, manifest
+from kernel.worker import frames, logs, lookout, manifest
 from kernel.worker.assignment import Ending
 from kernel.worker.channel import Channel
 from kernel.worker.cleaning import Cleaner
@@ -88,6 +88,8 @@ class Child:
         cleaner = Cleaner.of(self.app) if self.number == 0 else None
         if cleaner is not None:
             cleaner.start()
+        if self.number == 0:
+            lookout.look(self.app)
         try:
             pool.serve(self.inbox)
         finally:

@@ -19,6 +19,7 @@ from kernel import errors
 from kernel.control import TOPIC
 from kernel.interfaces.broker import Broker, Subscription
 from kernel.message import Message
+from kernel.worker.outage import Outage
 
 _log = logging.getLogger("kernel.worker")
 
@@ -55,12 +56,14 @@ class Revoked:
 
 
 class CommandReader:
-    """Reads commands on a thread and hands those for `hostname` to `post`."""
+    """Reads commands on a thread and hands those for `hostname` to `post`. `outage` is told of a broker that fails."""
 
-    def __init__(self, broker: Broker, hostname: str, post: Callable[[Command], None]) -> None:
+    def __init__(self, broker: Broker, hostname: str, post: Callable[[Command], None], *, outage: Outage) -> None:
         self._broker = broker
         self._hostname = hostname
         self._post = post
+        self._outage = outage
+        self._failed = False
         self._stop = threading.Event()
         self._subscription: Subscription | None = None
         self._thread = threading.Thread(target=self._run, name="kernel-commands", daemon=True)
@@ -85,6 +88,7 @@ class CommandReader:
             try:
                 subscription = self._subscription = self._broker.subscribe(TOPIC)
                 try:
+                    self._works()
                     while not self._stop.is_set():
                         for message in subscription.read(100, _READ_SECONDS):
                             self._take(message)
@@ -92,7 +96,13 @@ class CommandReader:
                     subscription.close()
             except Exception as exc:  # of any kind: without this thread nobody would obey
                 if not self._stop.wait(_PAUSE):
-                    _log.warning("commands cannot be read, next try in %.0fs: %s", _PAUSE, exc)
+                    self._failed = True
+                    self._outage.failed("commands cannot be read", _PAUSE, exc)
+
+    def _works(self) -> None:
+        if self._failed:
+            self._failed = False
+            self._outage.ended("the broker works again")
 
     def _take(self, message: Message) -> None:
         try:

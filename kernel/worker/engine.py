@@ -86,7 +86,7 @@ class Engine:
         self._renewer = Renewer(self.pump, self._lease, held=executors.set_lease, lost=self._on_lease_lost)
         self._status_file = StatusFile(manifest.hostname)
         self._keeper = self._make_keeper()
-        self._command_reader = CommandReader(broker, manifest.hostname, self._post_command)
+        self._command_reader = CommandReader(broker, manifest.hostname, self._post_command, outage=self.pump.outage)
         self._broadcasts = Broadcasts(broker, manifest.consuming.heard)
         self._shutdown = Shutdown(
             float(settings.get("worker_soft_shutdown_timeout") or 0.0),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kernel import drivers, errors
 from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import Drained, PoolConfig
-from kernel.worker import slots
+from kernel.worker import lookout, slots
 from kernel.worker.assignment import Assignment, Ending, are_plain
 from kernel.worker.cleaning import Cleaner
 from kernel.worker.execute import Executor, TaskJob
@@ -182,6 +182,7 @@ class Local:
         self._thread.start()
         if self._cleaner is not None:
             self._cleaner.start()
+        lookout.look(self.app)
 
     def _serve(self) -> None:
         try:

@@ -20,6 +20,7 @@ from kernel.interfaces.broker import Verdict
 from kernel.message import Publication
 from kernel.worker.assignment import Ending, Followed
 from kernel.worker.failpoints import Failpoints
+from kernel.worker.outage import Outage
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -87,6 +88,7 @@ class Outbox:
         self._flushing = threading.Lock()
         self._left = threading.Event()
         self._hurry = threading.Event()
+        self._outage = Outage()
         self._closed = False
         self._flusher: threading.Thread | None = None
         self._oldest = 0.0
@@ -287,13 +289,17 @@ class Outbox:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return step()
+                found = step()
             except (errors.OperationalError, errors.BackendError, errors.ImproperlyConfigured) as exc:
                 if self._gives_up() or not (for_ever or self._valid()):
                     raise _GivenUp(str(exc)) from exc
-                _log.warning("an end cannot be stored yet, next try in %.2fs: %s", pause, exc)
+                self._outage.failed("an end cannot be stored", pause, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                if pause > _FIRST_PAUSE:
+                    self._outage.ended("ends are stored again")
+                return found
 
     def _flush_late(self) -> None:
         while not self._closed:

@@ -18,6 +18,7 @@ from kernel import errors
 from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.ledger import Item
+from kernel.worker.outage import Outage
 from kernel.worker.rhythm import Rhythm
 from kernel.worker.turns import Turns
 
@@ -105,6 +106,7 @@ class Pump:
         self._fetching = False
         self._claiming = True
         self._stopping = False
+        self.outage = Outage()
         self.consumer: Consumer | None = None
         self.connected = threading.Event()
         self.fetched_at = time.monotonic()
@@ -182,7 +184,7 @@ class Pump:
                 if self._connect_retries is not None and tries > self._connect_retries:
                     self._post(Failed(exc))
                     return False
-                _log.error("cannot reach the broker, next try in %.1fs: %s", pause, exc)
+                self.outage.failed("cannot reach the broker", pause, exc, level=logging.ERROR)
                 self._kicked.wait(pause)
                 self._kicked.clear()
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -191,7 +193,7 @@ class Pump:
                 return False
             else:
                 if tries:
-                    _log.warning("the broker is reached, after %d failed attempts", tries)
+                    self.outage.ended("the broker is reached")
                 self._opened()
                 self.connected.set()
                 return True
@@ -222,12 +224,11 @@ class Pump:
                 if not self._retry or (self._stopping and time.monotonic() - began >= _STOPPING_SECONDS):
                     raise
                 tries += 1
-                _log.warning("the broker failed, next try in %.2fs: %s", pause, exc)
+                self.outage.failed("the broker failed", pause, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
         if tries:
-            # Whoever was shown the failures is shown their end: at the same level.
-            _log.warning("the broker works again, after %d failed attempts", tries)
+            self.outage.ended("the broker works again")
 
     def _share(self, most: int) -> int:
         """How much may be done together: less while more than one queue is busy."""

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from kernel import allow_join_result, errors
+from kernel import allow_join_result, errors, states
 from kernel.task import Task
 from kernel.testing.workers import Project, WorkerProcess, project_in, wait_for
 
@@ -346,4 +346,6 @@ def test_a_task_that_nobody_knew_runs_once_somebody_does(tmp_path: Path) -> None
         )
         with WorkerProcess(project, "-P", "prefork", "-c", "1", app="late"):
             assert project.command("-A", "proj", "dead", "retry", result.id).stdout == "1 dead letter retried\n"
+            # Until it has run again, its record says how it ended before.
+            wait_for(lambda: project.app.AsyncResult(result.id).state == states.SUCCESS, 20)
             assert project.app.AsyncResult(result.id).get(timeout=10) == 10

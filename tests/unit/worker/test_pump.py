@@ -11,6 +11,7 @@ import pytest
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, QueueSpec
 from kernel.worker.failpoints import Failpoints
+from kernel.worker.outage import Outage
 from kernel.worker.pump import Pump
 
 
@@ -71,9 +72,28 @@ def test_it_says_when_the_broker_works_again(caplog: pytest.LogCaptureFixture) -
         "cannot reach the broker",
         "the broker is reached",
         "the broker failed",
-        "the broker failed",
         "the broker works again",
     ]
+
+
+def test_a_long_absence_is_told_ever_more_rarely(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("kernel.worker.outage.time.monotonic", lambda: now)
+    outage = Outage()
+    with caplog.at_level(logging.WARNING, "kernel.worker"):
+        for _ in range(600):
+            outage.failed("the broker failed", 3.0, errors.OperationalError("nobody listens there"))
+            outage.failed("commands cannot be read", 2.0, errors.OperationalError("nobody listens there"))
+            now += 2.0
+        outage.ended("the broker works again")
+        outage.ended("the broker works again")
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts[0] == "the broker failed, next try in 3s: nobody listens there"
+    assert 5 <= len(texts) <= 9
+    assert texts[1].startswith("the broker failed, still, after ")
+    assert texts[-1] == "the broker works again, after 1200 failed attempts in 1200.0s"
 
 
 def test_it_says_nothing_while_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
