@@ -181,7 +181,10 @@ class AsyncResult(Known, Generic[R_co]):
 
     def _throw_of_parents(self) -> None:
         for parent in self.parents():
-            parent.maybe_throw()
+            # A member of a chord that fails makes the body fail, with a `ChordError` that names it: whoever waits for
+            # the body is told that, and not now one and now the other, as it happens.
+            if not hasattr(parent, "results"):
+                parent.maybe_throw()
 
     def waiter(self, *, lasting: bool = False) -> AbstractContextManager[Waiter]:
         """The app's waiter, or one for this call alone where the result has a backend of its own; with `lasting` that
