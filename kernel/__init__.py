@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.blueprint import Blueprint, shared_task
-    from kernel.canvas import StampingVisitor, chain, chord, chunks, group, xmap, xstarmap
+    from kernel.canvas import StampingVisitor, chain, chunks, group, xmap, xstarmap
+    from kernel.canvas.chord import chord
     from kernel.errors import Ignore, KernelError, OperationalError, Reject, Retry, SoftTimeLimitExceeded
     from kernel.groupresult import GroupResult, ResultSet
     from kernel.hooks import hookimpl

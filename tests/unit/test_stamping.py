@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kernel import StampingVisitor, chain, chord, errors, group, states
+from kernel import StampingVisitor, chain, errors, group, states
 from kernel.app import Kernel
 from kernel.call import Call
 from kernel.canvas import xmap
+from kernel.canvas.chord import chord
 from kernel.signature import Signature, maybe_signature
 from kernel.task import Task
 from tests.unit.executing import Bench
@@ -255,8 +256,8 @@ def test_on_the_wire(app: Kernel, add: Task[..., Any]) -> None:
 
 
 def test_given_with_the_call(app: Kernel, add: Task[..., Any]) -> None:
-    add.apply_async((1,), stamped_headers=["a", "absent"], a=[1, 2])
-    app.send_task("unknown", stamped_headers=("b",), b=3)
+    add.apply_async((1,), stamped_headers=["a", "absent"], a=[1, 2])  # type: ignore[call-arg]
+    app.send_task("unknown", stamped_headers=("b",), b=3)  # type: ignore[call-arg]
     first, second = app.broker.peek("celery", 10)
     assert (first.headers["stamped_headers"], first.headers["stamps"]) == (["a", "absent"], {"a": [1, 2]})
     assert (second.headers["stamped_headers"], second.headers["stamps"]) == (["b"], {"b": 3})
@@ -265,7 +266,7 @@ def test_given_with_the_call(app: Kernel, add: Task[..., Any]) -> None:
 @pytest.mark.parametrize("names", ["a", {"a": 1}, [1]])
 def test_names_that_are_none(add: Task[..., Any], names: Any) -> None:
     with pytest.raises(TypeError, match="stamped_headers"):
-        add.apply_async((1,), stamped_headers=names, a=1)
+        add.apply_async((1,), stamped_headers=names, a=1)  # type: ignore[call-arg]
 
 
 def test_a_stamp_that_is_no_json(app: Kernel, add: Task[..., Any]) -> None:
