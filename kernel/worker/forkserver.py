@@ -16,10 +16,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kernel import errors
+from kernel import drivers, errors
 from kernel.worker import manifest as manifests
 from kernel.worker.options import WorkerOptions
 from kernel.worker.parent import die_with_parent
@@ -74,6 +75,7 @@ class ForkServer:
             text = "" if isinstance(exc, errors.KernelError) else traceback.format_exc()
             self._tell({"event": "failed", "kind": type(exc).__name__, "error": _explain(exc), "text": text})
             return 3
+        _import_backend(self._app, document)
         self._spawn_method = document.settings.get("worker_start_method") or "fork"
         self._tell({"event": "manifest", "manifest": document.to_json()})
         # What the import made stays for ever: keeping the collector away from it keeps its pages shared.
@@ -192,6 +194,16 @@ class ControlReader:
             self.socket.send(json.dumps(words).encode())
         except OSError:
             return  # its end is noticed where it is read
+
+
+def _import_backend(app: Any, document: manifests.Manifest) -> None:
+    """What children need when the first result is stored: here it is imported once for all of them, and nobody waits
+    for it. One that is not there is told to whoever uses it."""
+    import kernel.app.opened  # noqa: F401 - for the children, as well
+
+    if document.backend_url:
+        with suppress(errors.KernelError):
+            drivers.load("backends", document.backend_url, choices=app.conf.drivers)
 
 
 def _open_pidfd(pid: int) -> int:

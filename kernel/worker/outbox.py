@@ -92,10 +92,11 @@ class Outbox:
         self._closed = False
         self._flusher: threading.Thread | None = None
         self._oldest = 0.0
+        self._recorded = 0.0
 
     def add(self, ending: Ending, *, more_soon: bool, early_ack: bool = False) -> None:
         """Carry out `ending`, now or, when `more_soon`, within about three milliseconds (ten behind a task that
-        should have been short and is not).
+        should have been short and is not); at once when it has records and no other had for three milliseconds.
 
         A message that was acknowledged early has no settlement left that its records could travel with.
         """
@@ -107,14 +108,19 @@ class Outbox:
         if direct and not more_soon and not self._pending:
             self._deliver((ending,))
             return
+        now = time.monotonic()
         if not self._pending:
-            self._oldest = time.monotonic()
+            self._oldest = now
         if self._held is not None:
             self._held(ending.seq)
         self._pending.append(_Entry(ending, early_ack, direct))
-        if more_soon and len(self._pending) < _BATCH and time.monotonic() - self._oldest < _HOLD_SECONDS:
+        # Somebody may wait for a record: one that comes after none for a while is not kept for company.
+        is_lone = bool(ending.records) and now - self._recorded >= _HOLD_SECONDS
+        if more_soon and not is_lone and len(self._pending) < _BATCH and now - self._oldest < _HOLD_SECONDS:
             self._see_to_it()
             return
+        if ending.records:
+            self._recorded = now
         self.flush()
 
     def flush(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,23 @@ def add(bench: Bench, *endings: Ending) -> None:
     for item in endings[:-1]:
         bench.outbox._pending.append(SimpleNamespace(ending=item, early=False, direct=False))  # type: ignore[arg-type]
     bench.outbox.add(endings[-1], more_soon=False)
+
+
+def keep_for_company(bench: Bench) -> None:
+    """Have the next record wait for others, as it does right after another one."""
+    bench.outbox._recorded = time.monotonic() + 60
+
+
+def test_a_record_that_comes_after_none_for_a_while_is_stored_at_once_with_what_waits(bench: Bench) -> None:
+    bench.outbox._oldest = time.monotonic() + 60  # what waits has just come, however slow this machine is
+    bench.outbox._pending.append(SimpleNamespace(ending=Ending(1, Verdict.ACK), early=False, direct=True))  # type: ignore[arg-type]
+    bench.outbox.add(ending(2), more_soon=True)
+    assert [record.id for record in bench.stored] == ["id2"]
+    assert [item.seq for item in bench.delivered] == [1, 2]
+    keep_for_company(bench)
+    bench.outbox.add(ending(3), more_soon=True)
+    bench.outbox.close()
+    assert [record.id for record in bench.stored] == ["id2", "id3"]
 
 
 def test_a_retry_that_meets_a_terminal_record_is_not_published(bench: Bench) -> None:
@@ -181,6 +199,7 @@ def test_a_flush_for_a_loop_is_done_on_a_thread(bench: Bench) -> None:
         done.set()
 
     bench.store_error = note
+    keep_for_company(bench)
     bench.outbox.add(ending(1), more_soon=True)
     bench.outbox.flush_soon()
     assert done.wait(5)
@@ -220,6 +239,7 @@ def test_who_looks_for_a_record_waits_for_the_one_that_is_being_stored(bench: Be
         assert go_on.wait(10)
 
     bench.store_error = held
+    keep_for_company(bench)
     bench.outbox.add(ending(1), more_soon=True)
     other = threading.Thread(target=bench.outbox.flush)
     other.start()
