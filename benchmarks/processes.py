@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from benchmarks.marks import DeliveryError
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers"
 STOP_DEADLINE = 30.0
+DRIVE_DEADLINE = 600.0
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -57,12 +59,57 @@ def drive(
     side: str, arguments: Sequence[str], environment: Mapping[str, str], given: str = "", home: str = ""
 ) -> dict[str, Any]:
     """One call of a peer's driver, in its own environment if it has one; its JSON answer."""
-    command = [str(peers_python(home)), str(ROOT / "benchmarks/peers" / f"{side}_side.py"), *arguments]
-    done = subprocess.run(command, env=dict(environment), input=given, capture_output=True, text=True, timeout=600)
+    command = _driver(side, arguments, home)
+    done = subprocess.run(
+        command, env=dict(environment), input=given, capture_output=True, text=True, timeout=DRIVE_DEADLINE
+    )
     if done.returncode:
         raise DeliveryError(f"{side} {' '.join(arguments)}: {done.stderr[-400:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def _driver(side: str, arguments: Sequence[str], home: str) -> list[str]:
+    return [str(peers_python(home)), str(ROOT / "benchmarks/peers" / f"{side}_side.py"), *arguments]
+
+
+class Driver:
+    """A peer's driver that answers, waits until it is told to go on, and answers again. Ended with the block."""
+
+    def __init__(
+        self, side: str, arguments: Sequence[str], environment: Mapping[str, str], *, log: Path, home: str = ""
+    ) -> None:
+        self._words = f"{side} {' '.join(arguments)}"
+        self._command = _driver(side, arguments, home)
+        self._environment = dict(environment)
+        self._log = log
+
+    def __enter__(self) -> Driver:
+        with self._log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def answer(self) -> dict[str, Any]:
+        """Its next line. Raises DeliveryError when it ended before, or says nothing for too long."""
+        assert self._process.stdout is not None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN | select.POLLHUP)
+        line = self._process.stdout.readline() if poll.poll(DRIVE_DEADLINE * 1000) else b""
+        if not line:
+            raise DeliveryError(f"{self._words}: {self._log.read_text(encoding='utf-8', errors='replace')[-400:]}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
 
 
 class Process:

@@ -7,7 +7,6 @@ from typing import Any
 
 from arq import create_pool, func
 from arq.connections import RedisSettings
-from arq.jobs import Job
 from marks import mark
 
 settings = RedisSettings.from_dsn(os.environ["BENCH_DATABASE"])
@@ -50,11 +49,3 @@ async def echo(number: int, text: str) -> Any:
 
 async def get(sent: Any, seconds: float) -> Any:
     return await sent.result(timeout=seconds, poll_delay=0.001)
-
-
-def name(sent: Any) -> str:
-    return str(sent.job_id)
-
-
-def named(text: str) -> Any:
-    return Job(text, pools[0])

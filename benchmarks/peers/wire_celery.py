@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.result import AsyncResult
 from marks import mark
 
 app: Any = Celery("wire", broker=os.environ["BENCH_DATABASE"], backend=os.environ["BENCH_RESULTS"])
@@ -32,11 +31,3 @@ echo = run_echo.delay
 
 def get(sent: Any, timeout: float) -> Any:
     return sent.get(timeout=timeout)
-
-
-def name(sent: Any) -> str:
-    return str(sent.id)
-
-
-def named(text: str) -> Any:
-    return AsyncResult(text, app=app)

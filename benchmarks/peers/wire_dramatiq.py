@@ -45,14 +45,6 @@ def get(sent: Any, timeout: float) -> Any:
     return sent.get_result(block=True, timeout=int(timeout * 1000))
 
 
-def name(sent: Any) -> str:
-    return str(sent.encode().decode())
-
-
-def named(text: str) -> Any:
-    return dramatiq.Message.decode(text.encode())
-
-
 async def stop() -> None:
     """Without it, what was sent last is lost where nobody waits for the server's word."""
     broker.close()

@@ -24,15 +24,5 @@ def echo(number: int, text: str = "") -> list[Any]:
 
 
 def get(sent: Any, timeout: float) -> Any:
-    if isinstance(sent, str):
-        return huey.result(sent, blocking=True, timeout=timeout)
     # As shipped it looks with growing pauses; the shortest it can do is fairer.
     return sent.get(blocking=True, timeout=timeout, backoff=1.0, max_delay=0.001)
-
-
-def name(sent: Any) -> str:
-    return str(sent.id)
-
-
-def named(text: str) -> Any:
-    return text

@@ -8,7 +8,6 @@ from typing import Any
 from marks import mark
 from redis import Redis
 from rq import Queue
-from rq.job import Job
 
 connection = Redis.from_url(os.environ["BENCH_DATABASE"])
 burning = Queue("burning", connection=connection)
@@ -34,11 +33,3 @@ def echo(number: int, text: str) -> Any:
 
 def get(sent: Any, timeout: float) -> Any:
     return sent.latest_result(timeout=timeout).return_value
-
-
-def name(sent: Any) -> str:
-    return str(sent.id)
-
-
-def named(text: str) -> Any:
-    return Job.fetch(text, connection=connection)

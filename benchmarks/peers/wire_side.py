@@ -1,7 +1,7 @@
-"""Drives one peer for one run on a broker that is a server; prints one JSON object. Run with the peer's Python.
+"""Drives one peer for one run on a broker that is a server. Run with the peer's Python.
 
-`BENCH_PEER` names the peer, whose module `wire_<peer>` has `noop`, `anoop`, `echo` (send one, return it), `get` (wait
-for one), `name` (of one, as text) and `named` (the reverse). They may be coroutine functions.
+It prints a JSON object, and one before it where it waits for a line. `BENCH_PEER` names the peer, whose module
+`wire_<peer>` has `noop`, `anoop`, `echo` (send one, return it) and `get` (wait for one). They may be coroutines.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ async def send(peer: Any, verb: str, count: int, size: int) -> dict[str, Any]:
 
 
 async def echo(peer: Any, count: int) -> dict[str, Any]:
+    """Send; when told to go on, see whether every result came back as it was sent."""
     sent = await every(peer.echo, [(number, "") for number in range(count)])
-    return {"ids": [peer.name(each) for each in sent]}
-
-
-async def check(peer: Any) -> dict[str, Any]:
-    """Whether every result that `echo` announced (its ids are on standard input) came back as it was sent."""
-    found = await every(peer.get, [(peer.named(text), TIMEOUT) for text in json.load(sys.stdin)])
+    print(json.dumps({"sent": count}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    found = await every(peer.get, [(each, TIMEOUT) for each in sent])
     return {"right": sum(list(value) == [number, ""] for number, value in enumerate(found))}
 
 
@@ -66,7 +64,7 @@ async def main(verb: str, numbers: list[int]) -> dict[str, Any]:
     try:
         if verb in ("noop", "anoop"):
             return await send(peer, verb, *numbers)
-        return await {"echo": echo, "check": check, "trip": trip}[verb](peer, *numbers)
+        return await {"echo": echo, "trip": trip}[verb](peer, *numbers)
     finally:
         if hasattr(peer, "stop"):
             await peer.stop()

@@ -50,13 +50,3 @@ noop = run_noop.kiq if os.environ.get("BENCH_KIND") == "threads" else run_anoop.
 
 async def get(sent: Any, seconds: float) -> Any:
     return (await sent.wait_result(check_interval=0.001, timeout=seconds)).return_value
-
-
-def name(sent: Any) -> str:
-    return str(sent.task_id)
-
-
-def named(text: str) -> Any:
-    from taskiq.task import AsyncTaskiqTask
-
-    return AsyncTaskiqTask(text, result_backend=broker.result_backend)
