@@ -159,7 +159,8 @@ def test_commands_of_plugins(tmp_path: Path) -> None:
 
 
 def test_warnings_about_settings_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "app_for_a_test.py").write_text("from kernel import Kernel\napp = Kernel('it', worker_disable_prefetch=True)\n")
+    program = "from kernel import Kernel\napp = Kernel('it', worker_disable_prefetch=True)\n"
+    (tmp_path / "app_for_a_test.py").write_text(program)
     code = f"import os; os.chdir({str(tmp_path)!r}); from kernel.cli import main; raise SystemExit(main())"
     finished = python("-c", code, "config", "validate", "-A", "app_for_a_test")
     assert finished.stderr.startswith("Warning: the setting worker_disable_prefetch is kept but has no effect")

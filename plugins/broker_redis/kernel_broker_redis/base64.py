@@ -6,8 +6,11 @@ The standard library takes about a nanosecond and a half for a byte there, and t
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Callable
 from functools import partial
 
+to_base64: Callable[[bytes], bytes]
+from_base64: Callable[[str | bytes], bytes]
 try:
     from pybase64 import b64decode, b64encode
 except ImportError:
