@@ -25,24 +25,36 @@ class chain(Composite):  # noqa: N801 - Celery's name
     """
 
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
-        alone = tasks[0] if len(tasks) == 1 else None
-        if isinstance(alone, list | tuple) and len(alone) == 1:
-            alone = alone[0]
-        if isinstance(alone, group) and not options:
-            return alone.clone()
-        return dict.__new__(cls)
+        if options or not tasks:
+            return dict.__new__(cls)
+        found = members(given_members(tasks), "chain")
+        folded = reduce(join, found) if found else None
+        if isinstance(folded, group) or (isinstance(folded, chord) and len(found) > 1):
+            return folded.clone()
+        # The members may have come from a generator, which `__init__` would find empty.
+        made = dict.__new__(cls)
+        made._fill(folded, {})
+        return made
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
+        if self:
+            return
         found = members(given_members(tasks), "chain")
-        app = options.pop("app", None)
-        dict.__init__(
-            self, task="celery.chain", args=(), kwargs={}, options=options, subtask_type="chain", immutable=False
-        )
-        self._app = app
-        folded = reduce(join, found) if found else None
+        self._fill(reduce(join, found) if found else None, options)
+
+    def _fill(self, folded: Signature[Any] | None, options: dict[str, Any]) -> None:
+        self._app = options.pop("app", None)
         if folded is not None:
             folded = folded.clone()
-        self.kwargs["tasks"] = folded.tasks if _is_bare(folded) else [] if folded is None else [folded]
+        tasks = folded.tasks if _is_bare(folded) else [] if folded is None else [folded]
+        self.update(
+            task="celery.chain",
+            args=(),
+            kwargs={"tasks": tasks},
+            options=options,
+            subtask_type="chain",
+            immutable=False,
+        )
 
     # --- making ---------------------------------------------------------------------------------------------
 
@@ -217,8 +229,11 @@ def _is_bare(signature: Signature[Any] | None) -> TypeGuard[chain]:
 
 def _alone(signature: Signature[Any]) -> Signature[Any]:
     """The member of a group of one."""
-    while isinstance(signature, group) and len(signature.tasks) == 1:
-        signature = signature.spread()[0]
+    while isinstance(signature, group):
+        flat = signature.spread()
+        if len(flat) != 1:
+            break
+        signature = flat[0]
     return signature
 
 

@@ -101,6 +101,10 @@ class group(Composite):  # noqa: N801 - Celery's name
             raise TypeError("a group that other tasks follow is the header of a chord: make it chord(group, task)")
         return {name: value for name, value in options.items() if name not in PLACED}
 
+    def _made(self, options: Mapping[str, Any]) -> tuple[Self, Any]:
+        made, result = super()._made(options)
+        return made, _collapsed(result)
+
     # --- calling --------------------------------------------------------------------------------------------
 
     if TYPE_CHECKING:  # what `Composite` does, with its type
@@ -125,13 +129,13 @@ class group(Composite):  # noqa: N801 - Celery's name
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Run the members here, one after another."""
-        made, result = self._made(options)
+        made, _ = self._made(options)
         new_args, new_kwargs, new_options = made.merged(args or (), kwargs, options)
         given = made._member_options(new_options)
         lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
         own_kwargs = made.own_kwargs(new_kwargs)
         results = [member.apply(new_args, own_kwargs, **given, **lineage) for member in made.tasks]
-        return GroupResult(result.id, [found for found in results if found is not None], app=made.app)
+        return _collapsed(GroupResult(made.id, [found for found in results if found is not None], app=made.app))
 
     # --- changing its members -------------------------------------------------------------------------------
 
@@ -163,6 +167,12 @@ class group(Composite):  # noqa: N801 - Celery's name
             if stop is None or countdown + step <= stop:
                 countdown += step
         return self
+
+
+def _collapsed(result: GroupResult) -> GroupResult:
+    """Of a group of one that is itself a group in the end, that one's."""
+    alone = result.results[0] if len(result) == 1 else None
+    return alone if isinstance(alone, GroupResult) else result
 
 
 def as_group(signature: Signature[Any]) -> Signature[Any]:
