@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kernel import errors
+from kernel import drivers, errors
 from kernel.interfaces.unit import Enlists
+from kernel.routing import spread
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -36,14 +37,34 @@ class HeldCall:
 
     @property
     def enlists(self) -> bool:
-        return self._publication is not None and self._wake is None and isinstance(self._app.broker, Enlists)
+        if self._publication is None or self._wake is not None:
+            return False
+        # Asked of the class: to find that out no broker is opened in the middle of the caller's transaction.
+        driver = drivers.load("brokers", self._app.broker_config().url, choices=self._app.conf.drivers)
+        return hasattr(driver, "publish_within")
 
     def enlist(self, connection: Any) -> bool:
         broker = self._app.broker
         if self._publication is None or not isinstance(broker, Enlists):
             return False
-        self._wake = broker.publish_within(connection, [self._publication])
+        batch = self._for_queues(broker, self._publication)
+        if batch:
+            self._wake = broker.publish_within(connection, batch)
         return self._wake is not None
+
+    def _for_queues(self, broker: Any, publication: Publication) -> Sequence[Publication]:
+        """The message for the queues that its exchange leads to. None for a fanout, whose listeners hear it at once and
+        hence after the commit. Raises `PublishRefused` when no queue takes it."""
+        if not publication.exchange:
+            return [publication]
+        topology = self._app.publisher.routing.topology
+        exchange = topology.exchange(publication.exchange)
+        if exchange is None or exchange.type == "fanout":
+            return []
+        found, refusals = spread.queues_only(broker, [publication], topology)
+        if refusals:
+            raise errors.PublishRefused(f"task {publication.message.task} cannot be sent: {refusals[0]}")
+        return found
 
     def send(self) -> None:
         if self._wake is None:

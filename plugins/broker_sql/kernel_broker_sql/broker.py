@@ -95,7 +95,21 @@ class SqlBroker:
             if (refusal := _refusal(item)) is not None:
                 raise errors.PublishRefused(f"the broker {self.database.domain} refused a message: {refusal.reason}")
         self.database.ensure(BROKER)
-        return within.publish(self.database, connection, batch)
+        return within.publish(self.database, connection, batch, declare=self._declare_new)
+
+    def _declare_new(self, used: frozenset[str]) -> None:
+        """Make queues exist, in a transaction of our own, that this process has not sent to before."""
+        generation, known = self._known
+        if generation != self.database.generation or used - known:
+            with self._write() as tx:
+                queues.declare(tx, used)
+            self._remember(used)
+
+    def _remember(self, used: frozenset[str]) -> None:
+        # After the commit, so that a batch that failed is not taken to have declared anything.
+        generation, known = self._known
+        known = known if generation == self.database.generation else frozenset()
+        self._known = (self.database.generation, frozenset(islice(known | used, _MAX_KNOWN)))
 
     def _store(self, accepted: Sequence[Publication], timeout: float | None) -> None:
         prepared = outbox.prepare(accepted)
@@ -106,9 +120,8 @@ class SqlBroker:
             if new:
                 queues.declare(tx, new)
             outbox.insert(tx, accepted, prepared, self._doubtful)
-        # Remembered after the commit, so that a batch that failed is not taken to have declared anything.
         if new:
-            self._known = (self.database.generation, frozenset(islice(known | used, _MAX_KNOWN)))
+            self._remember(used)
 
     def consume(self, names: Sequence[str], options: api.ConsumeOptions) -> SqlConsumer:
         if not names:
