@@ -478,8 +478,13 @@ def signature(
 
 
 def maybe_signature(data: Any, app: Kernel | None = None) -> Any:
-    """A signature from a dictionary that describes one; anything else comes back as it is."""
+    """A signature from a dictionary that describes one; anything else comes back as it is.
+
+    One that is a signature already (as pickles are, which leave their app behind) becomes the app's if it has none.
+    """
     if isinstance(data, Signature):
+        if app is not None and data._app is None:
+            data._app = app
         return data
     if isinstance(data, Mapping) and "task" in data:
         return Signature.from_dict(data, app)

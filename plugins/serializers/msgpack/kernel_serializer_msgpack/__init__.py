@@ -40,6 +40,17 @@ _ENCODERS: Final[tuple[tuple[type, int, Callable[[Any], bytes]], ...]] = (
     # Only integers that MessagePack cannot hold come here: two's complement, big-endian.
     (int, 7, lambda value: value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)),
 )
+# What a subclass of these is written as.
+_BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (dict, dict),
+    (tuple, list),
+    (list, list),
+    (str, str.__str__),
+    (int, int),
+    (float, float),
+    (bytes, bytes),
+    (bytearray, bytes),
+)
 _DECODERS: Final[Mapping[int, Callable[[bytes], Any]]] = {
     1: lambda data: datetime.fromisoformat(data.decode("ascii")),
     2: lambda data: date.fromisoformat(data.decode("ascii")),
@@ -86,7 +97,9 @@ class MsgpackSerializer:
 
 
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True, default=_default)
+    # Of a subclass the packer writes what its own len() says, which may be something else than the number of its
+    # items (as with the members of a group of tasks): those come to `_default`, and so does every tuple.
+    packed: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True, default=_default)
     return packed
 
 
@@ -96,9 +109,14 @@ def _plain(value: Any) -> Mapping[str, Any] | None:
 
 
 def _default(value: Any) -> Any:
+    if value.__class__ is tuple:
+        return list(value)
     plain = getattr(value, "__json__", None)
     if plain is not None:
         return plain()
+    for base, made in _BASES:
+        if isinstance(value, base) and value.__class__ is not base:
+            return made(value)
     for known, code, encode in _ENCODERS:
         if isinstance(value, known):
             return msgpack.ExtType(code, encode(value))
