@@ -15,6 +15,7 @@ from kernel.testing.conformance.broker_ends import DeadLetterCases, EndCases, Se
 from kernel.testing.conformance.broker_kit import BrokerKit
 from kernel.testing.conformance.broker_life import AdminCases, LifeCases, TopicCases
 from kernel.testing.conformance.broker_publish import DelayCases, OrderCases, PublishCases
+from kernel.testing.conformance.broker_routes import RouteCases
 
 __all__ = ["BrokerConformance", "BrokerKit"]
 
@@ -30,6 +31,7 @@ class BrokerConformance(
     EndCases,
     AdminCases,
     TopicCases,
+    RouteCases,
     LifeCases,
 ):
     """All cases. A subclass whose name starts with ``Test`` and that gives `make_broker` is all a test module needs."""
