@@ -116,7 +116,8 @@ def _default(value: Any) -> Any:
         return plain()
     for base, made in _BASES:
         if isinstance(value, base) and value.__class__ is not base:
-            return made(value)
+            if base is not int or -(1 << 63) <= value < 1 << 64:
+                return made(value)
     for known, code, encode in _ENCODERS:
         if isinstance(value, known):
             return msgpack.ExtType(code, encode(value))

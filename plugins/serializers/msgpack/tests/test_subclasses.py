@@ -21,7 +21,7 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
-class Color(str, enum.Enum):
+class Color(enum.StrEnum):
     RED = "red"
 
 
@@ -33,7 +33,7 @@ class Large(int):
     pass
 
 
-Point = namedtuple("Point", "x y")  # noqa: PYI024 - of the untyped kind on purpose
+Point = namedtuple("Point", "x y")
 
 
 @pytest.mark.parametrize(
