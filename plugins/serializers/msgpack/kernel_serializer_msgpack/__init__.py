@@ -115,9 +115,9 @@ def _default(value: Any) -> Any:
     if plain is not None:
         return plain()
     for base, made in _BASES:
-        if isinstance(value, base) and value.__class__ is not base:
-            if base is not int or -(1 << 63) <= value < 1 << 64:
-                return made(value)
+        small = base is not int or not isinstance(value, int) or -(1 << 63) <= value < 1 << 64
+        if isinstance(value, base) and value.__class__ is not base and small:
+            return made(value)
     for known, code, encode in _ENCODERS:
         if isinstance(value, known):
             return msgpack.ExtType(code, encode(value))
