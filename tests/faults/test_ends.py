@@ -102,14 +102,14 @@ def test_early_acknowledged_tasks_follow_one_another_at_once(tmp_path: Path) -> 
 
 
 def test_a_soft_end_lets_short_tasks_finish_and_gives_long_ones_back(tmp_path: Path) -> None:
-    settings = {"worker_soft_shutdown_timeout": 1.0}
+    settings = {"worker_soft_shutdown_timeout": 3.0}
     with project_in(tmp_path / "p", **settings) as project:
         worker = WorkerProcess(project, "-c", "2").wait_ready()
-        short, long = project.task("work").delay("short", 0.5), project.task("work").delay("long", 4.0)
+        short, long = project.task("work").delay("short", 0.3), project.task("work").delay("long", 7.0)
         wait_for(lambda: len(project.counts("BEGIN")) == 2, 10)
         worker.signal(signal.SIGQUIT)
         assert worker.process.wait(15) == 1
-        assert short.get(timeout=1) == "short"
+        assert short.get(timeout=5) == "short"
         assert committed(project) == {"short"}
         with WorkerProcess(project, "-c", "1"):
             assert long.get(timeout=20) == "long"

@@ -115,13 +115,14 @@ def test_delays_survive_the_death_of_everyone(tmp_path: Path) -> None:
         worker = WorkerProcess(project, "-c", "2").wait_ready()
         work = project.task("work")
         due = {f"k{n}": time.time() + 2 + (n % 40) * 0.05 for n in range(200)}
-        begun = time.time()
         results = [work.apply_async((key,), countdown=at - time.time()) for key, at in due.items()]
-        assert time.time() - begun < 2, "the machine is too slow for this test's delays"
         worker.kill()
+        killed = time.time()
         with WorkerProcess(project, "-c", "2"):
             results_within(results, 30)
-        assert set(project.counts("BEGIN").values()) == {1}
+        # What was due before, on a slow machine, may have been under way.
+        begins = project.counts("BEGIN")
+        assert [key for key, at in due.items() if begins[key] != 1 and at > killed] == []
         for note in project.notes():
             if note.word == "BEGIN":
                 assert note.at >= due[note.key] - 0.05

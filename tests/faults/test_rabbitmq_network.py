@@ -23,7 +23,8 @@ from tests.faults.oracle import judge
 from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project
 from tests.faults.table import Tally
 
-pytestmark = pytest.mark.faults
+# The many rounds of `make faults` take minutes.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 SOON = 5.0
 ACK = b"\x00\x3c\x00\x50"

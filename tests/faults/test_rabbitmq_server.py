@@ -25,7 +25,8 @@ from tests.faults.oracle import judge
 from tests.faults.rabbitmq_fleet import delete_queue, rabbit_project
 from tests.faults.table import Tally
 
-pytestmark = pytest.mark.faults
+# The many rounds of `make faults` take minutes.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 SOON = 5.0
 """Seconds in which a worker consumes again."""
