@@ -104,7 +104,7 @@ def place(app: Kernel, name: str, *args: Any, **options: Any) -> tuple[str, str,
 
 
 def test_the_default_queue_is_for_what_has_no_route(make: Any) -> None:
-    app = make(task_queues=None, task_default_queue="work", task_routes={"a": "b"})
+    app: Kernel = make(task_queues=None, task_default_queue="work", task_routes={"a": "b"})
     assert place(app, "x") == ("work", "", "work")
     assert place(app, "a") == ("b", "", "b")
 
@@ -116,7 +116,7 @@ def test_callers_before_tasks_before_routes_before_settings(make: Any, fixed: bo
         "bare": {"queue": "routed", "priority": 5},
     }
     routes = table if fixed else lambda name, *args, **more: table.get(name)
-    app = make(task_queues=None, task_routes=routes, task_default_priority=1)
+    app: Kernel = make(task_queues=None, task_routes=routes, task_default_priority=1)
 
     @app.task(name="own", queue="attribute", serializer="json")
     def own() -> None: ...
@@ -141,7 +141,7 @@ def test_callers_before_tasks_before_routes_before_settings(make: Any, fixed: bo
 @pytest.mark.parametrize("fixed", [True, False])
 def test_options_of_a_route_are_those_of_a_call(make: Any, fixed: bool) -> None:
     table = {"x": {"queue": "q", "expires": 60, "shadow": "shown", "time_limit": 5, "x_own": "property"}}
-    app = make(task_queues=None, task_routes=table if fixed else lambda name, *args, **more: table[name])
+    app: Kernel = make(task_queues=None, task_routes=table if fixed else lambda name, *args, **more: table[name])
     found = prepared(app, "x")
     assert found.expires is not None
     assert (found.message.headers["shadow"], found.message.headers["timelimit"]) == ("shown", [5, None])
@@ -150,7 +150,7 @@ def test_options_of_a_route_are_those_of_a_call(make: Any, fixed: bool) -> None:
 
 
 def test_a_named_queue_takes_the_place_of_what_is_weaker(make: Any) -> None:
-    app = make(task_routes={"x": {"queue": "eu", "routing_key": "mail.eu.de"}})
+    app: Kernel = make(task_routes={"x": {"queue": "eu", "routing_key": "mail.eu.de"}})
     assert place(app, "x") == ("eu", "mail", "mail.eu.de")
     assert place(app, "x", routing_key="mail.eu.at") == ("eu", "mail", "mail.eu.at")
     assert place(app, "x", queue="celery") == ("celery", "", "celery")
@@ -163,7 +163,7 @@ def test_a_plugin_is_asked_before_the_setting(make: Any) -> None:
         def kernel_route(self, name: str, options: Any) -> Route | None:
             return Route(queue="eu", routing_key="mail.p") if name == "x" else None
 
-    app = make(plugins=[Plugin()], task_routes={"*": "celery", "y": "every"})
+    app: Kernel = make(plugins=[Plugin()], task_routes={"*": "celery", "y": "every"})
     assert place(app, "x") == ("eu", "mail", "mail.p")
     assert place(app, "y") == ("every", "mail", "mail.#")
     assert place(app, "x", queue="celery") == ("celery", "", "celery")
@@ -176,7 +176,7 @@ def test_a_function_sees_the_call(make: Any) -> None:
         seen.append((name, list(args), dict(kwargs), dict(options), task and task.name))
         return "celery"
 
-    app = make(task_routes=route)
+    app: Kernel = make(task_routes=route)
 
     @app.task(name="known")
     def known(x: int) -> None: ...
@@ -187,7 +187,7 @@ def test_a_function_sees_the_call(make: Any) -> None:
 
 
 def test_settings_that_change_at_run_time_count(make: Any) -> None:
-    app = make()
+    app: Kernel = make()
 
     @app.task(name="x")
     def x() -> None: ...
@@ -202,7 +202,7 @@ def test_settings_that_change_at_run_time_count(make: Any) -> None:
 
 
 def test_a_retry_goes_back_where_its_task_came_from(make: Any) -> None:
-    app = make(task_routes={"x": "eu"})
+    app: Kernel = make(task_routes={"x": "eu"})
     first = prepared(app, "x")
     again = app.publisher.prepare_retry(first.message, queue="every", retries=1)
     assert (again.queue, again.exchange) == ("every", "")
@@ -231,7 +231,7 @@ def test_what_cannot_be_is_told_to_the_caller_and_nothing_is_sent(
     make: Any, settings: dict[str, Any], options: dict[str, Any], error: type[Exception]
 ) -> None:
     broker = Broker()
-    app = make(broker, **settings)
+    app: Kernel = make(broker, **settings)
     with pytest.raises(error):
         app.send_task("x", **options)
     assert broker.sent == []
@@ -243,7 +243,7 @@ def test_what_cannot_be_is_told_to_the_caller_and_nothing_is_sent(
 
 def test_exchanges_are_resolved_for_brokers_that_have_none(make: Any) -> None:
     broker = Broker()
-    app = make(broker)
+    app: Kernel = make(broker)
     app.send_task("x", queue="eu", routing_key="mail.eu.de")
     assert broker.sent == [("eu", "", "eu"), ("every", "", "every")]
     app.send_task("x", exchange="mail", routing_key="mail.us")
@@ -253,14 +253,14 @@ def test_exchanges_are_resolved_for_brokers_that_have_none(make: Any) -> None:
 
 
 def test_copies_have_one_id(make: Any) -> None:
-    app = make()
+    app: Kernel = make()
     result = app.send_task("x", queue="eu", routing_key="mail.eu.de")
     assert [app.broker.peek(name, 5)[0].id for name in ("eu", "every")] == [result.id, result.id]
 
 
 def test_a_fanout_is_for_all_queues_and_all_who_listen(make: Any) -> None:
     broker = Broker()
-    app = make(broker)
+    app: Kernel = make(broker)
     app.send_task("x", queue="one")
     app.send_task("x", queue="all")
     assert broker.sent == [("one", "", "one"), ("two", "", "two")]
@@ -269,7 +269,7 @@ def test_a_fanout_is_for_all_queues_and_all_who_listen(make: Any) -> None:
 
 def test_where_fanouts_are_not_kept_they_are_only_told(make: Any) -> None:
     broker = Broker(keeps_fanouts=False)
-    app = make(broker)
+    app: Kernel = make(broker)
     app.send_task("x", queue="one")
     app.send_task("x", queue="all", exchange="all")
     assert broker.sent == []
@@ -278,7 +278,7 @@ def test_where_fanouts_are_not_kept_they_are_only_told(make: Any) -> None:
 
 def test_what_others_have_bound_counts(make: Any) -> None:
     broker = Remembering()
-    app = make(broker)
+    app: Kernel = make(broker)
     app.send_task("x", queue="eu", routing_key="mail.eu")
     assert [queue for queue, _, _ in broker.sent] == ["eu", "every", "theirs"]
 
@@ -296,7 +296,7 @@ def test_what_others_have_bound_counts(make: Any) -> None:
 )
 def test_what_no_queue_takes_is_refused(make: Any, options: dict[str, Any], said: str) -> None:
     broker = Broker()
-    app = make(broker)
+    app: Kernel = make(broker)
     with pytest.raises(errors.PublishRefused, match=said):
         app.send_task("x", **options)
     assert broker.sent == []
@@ -305,7 +305,7 @@ def test_what_no_queue_takes_is_refused(make: Any, options: dict[str, Any], said
 def test_the_worst_answer_of_its_copies_is_that_of_a_message(make: Any) -> None:
     broker = Broker()
     broker.answers["every"] = PublishOutcome(PublishState.REFUSED, "it is full")
-    app = make(broker)
+    app: Kernel = make(broker)
     calls = [
         Call("x", (), {}, {"queue": "celery"}),
         Call("x", (), {}, {"queue": "eu", "routing_key": "mail.eu"}),
@@ -326,7 +326,7 @@ def test_the_worst_answer_of_its_copies_is_that_of_a_message(make: Any) -> None:
 
 def test_a_broker_with_exchanges_is_given_the_message_once(make: Any) -> None:
     broker = Routing()
-    app = make(broker)
+    app: Kernel = make(broker)
     for _ in range(2):
         app.send_task("x", queue="eu", routing_key="mail.eu.de")
         app.send_task("x", queue="all")
@@ -340,14 +340,14 @@ def test_a_broker_with_exchanges_is_given_the_message_once(make: Any) -> None:
 
 def test_what_is_not_to_be_declared_is_not(make: Any) -> None:
     broker = Routing()
-    app = make(broker, task_queues=[Queue("celery"), Queue("theirs", no_declare=True)])
+    app: Kernel = make(broker, task_queues=[Queue("celery"), Queue("theirs", no_declare=True)])
     app.send_task("x", queue="theirs")
     assert broker.declared == []
 
 
 def test_declare_names_queues_and_exchanges(make: Any) -> None:
     broker = Routing()
-    app = make(broker)
+    app: Kernel = make(broker)
     app.send_task("x", declare=[Queue("given", MAIL, "k"), "eu", Exchange("else", "direct")])
     assert [spec.name for spec in broker.declared][:2] == ["given", "eu"]
     assert [exchange.name for exchange in broker.exchanges] == ["else"]

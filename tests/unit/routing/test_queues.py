@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-import kombu
-import kombu.common
 import pytest
 
 from kernel import Broadcast, Exchange, Queue, binding
@@ -16,6 +14,9 @@ from kernel.routing.address import Address, address_of
 from kernel.routing.consuming import Consuming, consuming
 from kernel.routing.queue import as_queue, as_queues
 from kernel.routing.topology import Topology, worker_direct
+
+kombu: Any = pytest.importorskip("kombu")
+common: Any = pytest.importorskip("kombu.common")
 
 MAIL = Exchange("mail", "topic")
 NEWS = Exchange("news", "fanout")
@@ -86,10 +87,10 @@ def test_the_queues_of_the_settings(settings: dict[str, Any], found: dict[str, A
 
 
 def test_a_broadcast_is_one_of_kombus_too() -> None:
-    for given in (Broadcast("all"), kombu.common.Broadcast("all"), kombu.common.Broadcast(name="all", unique=True)):
+    for given in (Broadcast("all"), common.Broadcast("all"), common.Broadcast(name="all", unique=True)):
         queue = topology(task_queues=[given]).find("all")
         assert (queue.name, queue.everyone, queue.home.type, queue.home.name) == ("all", True, "fanout", "all")
-    shared = as_queue(kombu.common.Broadcast("all", queue="shared"))
+    shared = as_queue(common.Broadcast("all", queue="shared"))
     assert (shared.name, shared.everyone, shared.alias) == ("shared", False, "all")
     ours = Broadcast("all", queue="shared")
     assert (ours.name, ours.everyone, ours.alias) == ("shared", False, "all")
@@ -147,7 +148,7 @@ def test_a_queue_of_its_own_exchange_needs_none_on_the_server() -> None:
     ("make", "said"),
     [
         (lambda: Exchange("mail", "tpoic"), "exchange 'mail' has the type 'tpoic'; did you mean 'topic'"),
-        (lambda: Exchange(3), "name of an exchange is 3"),
+        (lambda: Exchange(cast("Any", 3)), "name of an exchange is 3"),
         (lambda: Queue(""), "name of a queue is ''"),
         (lambda: Queue("a", max_priority=256), "255 is the most"),
         (lambda: Queue("a", message_ttl=-1), "message_ttl is -1"),
