@@ -143,6 +143,11 @@ class SqlBackend:
         with self._database.write() as tx:
             return chords.add_parts(tx, batch, self._tables)
 
+    def grow_chord(self, chord_id: str, size: int, index: int) -> None:
+        self._prepare()
+        with self._database.write() as tx:
+            chords.grow(tx, chord_id, size, index, self._tables)
+
     def forget_chord(self, chord_id: str) -> None:
         self._prepare()
         with self._database.write() as tx:

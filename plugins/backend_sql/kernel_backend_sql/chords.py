@@ -18,6 +18,8 @@ from kernel.interfaces.backend import ChordPart, ChordState, Record
 
 _BYTES: Final = ("result", "args", "kwargs")
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Record))
+_THERE: Final = "length(record) > 0"
+"""Not so of a member that was added and has yet to come."""
 _CLEANED: Final = 20
 """Chords in one statement: each may have thousands of parts."""
 _FORGOTTEN: Final = -1
@@ -41,22 +43,14 @@ def _by_chord(batch: Sequence[ChordPart]) -> dict[str, list[int]]:
 
 
 def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) -> list[ChordState]:
-    size = parts[0].size
-    tx.run(
-        f"INSERT INTO {tables.chords} (chord_id, size, arrived, last, date_made) VALUES (?, ?, 0, NULL, ?) "
-        "ON CONFLICT (chord_id) DO NOTHING",
-        (key, size, dated(tx, tx.now())),
-    )
-    # The lock on this row makes members of one chord take turns.
-    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"
-    ((arrived, last),) = tx.query(f"SELECT arrived, last FROM {tables.chords} WHERE chord_id = ?{lock}", (key,))
+    size, arrived, last = _locked(tx, key, parts[0].size, tables)
     if last == _FORGOTTEN:
         return [ChordState(False, part.size, part.size) for part in parts]
     condition, values = tx.any_of("member", [part.index for part in parts])
     present = {
         member
         for (member,) in tx.query(
-            f"SELECT member FROM {tables.chord_parts} WHERE chord_id = ? AND {condition}", (key, *values)
+            f"SELECT member FROM {tables.chord_parts} WHERE chord_id = ? AND {_THERE} AND {condition}", (key, *values)
         )
     }
     new: dict[int, ChordPart] = {}
@@ -65,7 +59,8 @@ def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) 
             new.setdefault(part.index, part)
     if new:
         tx.many(
-            f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?)",
+            f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?) "
+            "ON CONFLICT (chord_id, member) DO UPDATE SET record = excluded.record",
             [(key, part.index, _pack(part.record)) for part in new.values()],
         )
         arrived += len(new)
@@ -83,6 +78,30 @@ def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) 
         ChordState(True, arrived, size, found) if part.index == last else ChordState(False, arrived, size)
         for part in parts
     ]
+
+
+def _locked(tx: Transaction, key: str, size: int, tables: Tables) -> tuple[int, int, int | None]:
+    """Size, number of parts, and who completed it, of a chord that is made if it is not there."""
+    tx.run(
+        f"INSERT INTO {tables.chords} (chord_id, size, arrived, last, date_made) VALUES (?, ?, 0, NULL, ?) "
+        "ON CONFLICT (chord_id) DO NOTHING",
+        (key, size, dated(tx, tx.now())),
+    )
+    # The lock on this row makes members of one chord take turns.
+    lock = "" if tx.dialect == "sqlite" else " FOR UPDATE"
+    (row,) = tx.query(f"SELECT size, arrived, last FROM {tables.chords} WHERE chord_id = ?{lock}", (key,))
+    return row[0], row[1], row[2]
+
+
+def grow(tx: Transaction, chord_id: str, size: int, index: int, tables: Tables) -> None:
+    """Make room for one more member: an empty part, once."""
+    key = key_of(chord_id)
+    if _locked(tx, key, size, tables)[2] == _FORGOTTEN:
+        return
+    there = tx.query(f"SELECT member FROM {tables.chord_parts} WHERE chord_id = ? AND member = ?", (key, index))
+    if not there:
+        tx.run(f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?)", (key, index, b""))
+        tx.run(f"UPDATE {tables.chords} SET size = size + 1 WHERE chord_id = ?", (key,))
 
 
 def forget(tx: Transaction, chord_id: str, tables: Tables) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kernel_lib_sql import Bell, Database, Transaction, records
@@ -130,29 +130,39 @@ class SqlWatch:
         return found
 
     def _changed(self, tx: Transaction, ids: Sequence[str]) -> list[Record]:
-        now = records.load_versions(tx, ids, self._tables)
         with self._lock:
-            before = {each: self._versions[each] for each in now if each in self._versions}
-        changed = [each for each, version in before.items() if version != now[each]]
-        if not changed:
-            return []
-        firsts = {each: _untold(before[each], now[each]) for each in changed}
-        behind = {each: first for each, first in firsts.items() if first < now[each].number}
+            before = {each: self._versions[each] for each in ids if each in self._versions}
+        # Whatever there is of those that had no record is new; of the others it is cheaper to ask first.
+        new = [each for each, version in before.items() if version is None]
+        now = records.load_with_versions(tx, new, self._tables) if new else {}
+        if len(new) < len(before):
+            changed = self._replaced(tx, before)
+            if changed:
+                now.update(records.load_with_versions(tx, changed, self._tables))
         # One consistent state: a record is as new as the version that is remembered for it.
+        behind = {
+            each: first
+            for each, (version, _) in now.items()
+            if version.number and (first := _untold(before[each], version)) < version.number
+        }
         past = records.load_past(tx, behind, self._tables) if behind else {}
-        loaded = records.load(tx, changed, self._tables)
-        with self._lock:
-            for each in changed:
-                if each in self._versions:
-                    self._versions[each] = now[each]
-                    if now[each].state == states.SUCCESS:
-                        self._final.add(each)
         found: list[Record] = []
-        for each, record in zip(changed, loaded, strict=True):
-            found += [state for _, state in past.get(each, ())]
-            if record is not None:
+        with self._lock:
+            for each, (version, record) in now.items():
+                if each in self._versions:
+                    self._versions[each] = version
+                    if version.state == states.SUCCESS:
+                        self._final.add(each)
+                if each in past:
+                    # An end that was not the last one, as of a dead letter that was replayed, ends nobody's wait.
+                    found += [state for _, state in past[each] if state.state not in states.READY_STATES]
                 found.append(record)
         return found
+
+    def _replaced(self, tx: Transaction, before: Mapping[str, Version | None]) -> list[str]:
+        known = [each for each, version in before.items() if version is not None]
+        versions = records.load_versions(tx, known, self._tables)
+        return [each for each, version in versions.items() if version != before[each]]
 
 
 def _untold(before: Version | None, now: Version) -> int:

@@ -30,7 +30,8 @@ def keep(tx: Transaction, standing: Iterable[str], passed: Sequence[tuple[str, R
     """Copy the records that stand under the keys `standing`, which are about to be replaced; behind them go
     `passed`, states that are no sooner there than gone: a key and the values of `COLUMNS`."""
     keys = [*standing]
-    numbers = next_numbers(tx, {*keys, *(key for key, _ in passed)}, tables)
+    before = next_numbers(tx, {*keys, *(key for key, _ in passed)}, tables)
+    numbers = dict(before)
     copies: list[Row] = []
     for key in keys:
         number = numbers.get(key, 0)
@@ -53,11 +54,12 @@ def keep(tx: Transaction, standing: Iterable[str], passed: Sequence[tuple[str, R
     if rows:
         marks = ", ".join("?" * len(rows[0]))
         tx.many(f"INSERT INTO {tables.history} (task_id, ordinal, {COLUMNS}) VALUES ({marks})", rows)
-    _trim(tx, numbers, tables)
-
-
-def _trim(tx: Transaction, numbers: Mapping[str, int], tables: Tables) -> None:
-    long = [(key, number - KEPT) for key, number in numbers.items() if number > KEPT and not number % _TRIMMED]
+    # Not at each state: a hundred are deleted at once.
+    long = [
+        (key, number - KEPT)
+        for key, number in numbers.items()
+        if number > KEPT and number // _TRIMMED > before.get(key, 0) // _TRIMMED
+    ]
     if long:
         tx.many(f"DELETE FROM {tables.history} WHERE task_id = ? AND ordinal < ?", long)
 

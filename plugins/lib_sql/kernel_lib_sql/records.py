@@ -32,6 +32,7 @@ __all__ = [
     "load_dates",
     "load_past",
     "load_versions",
+    "load_with_versions",
     "prepare",
     "store",
     "topic_of",
@@ -47,6 +48,10 @@ _PLAIN: Final = "task_id, status, result, date_done"
 """All that most records have; to bind the rest of the columns to nothing doubles the time of an insert."""
 _NOTHING: Final = (None,) * 9
 _SET: Final = ", ".join(f"{name} = ?" for name in _COLUMNS.split(", ")[1:])
+_ALL: Final = (
+    ", ".join(f"t.{name}" for name in _COLUMNS.split(", "))
+    + ", x.attempt, x.content_type, x.content_encoding, x.group_id, x.parent_id"
+)
 _ARRAYS: Final = (
     "?::text[], ?::text[], ?::bytea[], ?::timestamp[], ?::text[], ?::bytea[], ?::text[], ?::bytea[], ?::bytea[], "
     "?::text[], ?::int[], ?::text[], ?::bytea[]"
@@ -223,10 +228,8 @@ def load(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD) -> list
     """The record of each id, in order; those that Celery wrote too."""
     keys = [key_of(each) for each in ids]
     condition, values = _among(tx, "t.task_id", sorted(set(keys)))
-    columns = ", ".join(f"t.{name}" for name in _COLUMNS.split(", "))
     rows = tx.query(
-        f"SELECT {columns}, x.attempt, x.content_type, x.content_encoding, x.group_id, x.parent_id "
-        f"FROM {tables.tasks} t LEFT JOIN {tables.extras} x ON x.task_id = t.task_id WHERE {condition}",
+        f"SELECT {_ALL} FROM {tables.tasks} t LEFT JOIN {tables.extras} x ON x.task_id = t.task_id WHERE {condition}",
         values,
     )
     found = {row[0]: row for row in rows}
@@ -246,12 +249,31 @@ def load_versions(tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD
     keys = {key_of(each): each for each in ids}
     condition, values = _among(tx, "t.task_id", sorted(keys))
     rows = tx.query(
-        "SELECT t.task_id, t.status, t.date_done, COALESCE("
-        f"(SELECT max(h.ordinal) + 1 FROM {tables.history} h WHERE h.task_id = t.task_id), 0) "
-        f"FROM {tables.tasks} t WHERE {condition}",
+        f"SELECT t.task_id, {_number(tables)}, t.status, t.date_done FROM {tables.tasks} t WHERE {condition}", values
+    )
+    return {keys[row[0]]: Version._make(row[1:]) for row in rows}
+
+
+def load_with_versions(
+    tx: Transaction, ids: Sequence[str], tables: Tables = STANDARD
+) -> dict[str, tuple[Version, Record]]:
+    """Both, in one statement."""
+    keys = {key_of(each): each for each in ids}
+    condition, values = _among(tx, "t.task_id", sorted(keys))
+    rows = tx.query(
+        f"SELECT {_ALL}, {_number(tables)} FROM {tables.tasks} t LEFT JOIN {tables.extras} x "
+        f"ON x.task_id = t.task_id WHERE {condition}",
         values,
     )
-    return {keys[key]: Version(number, status, date) for key, status, date, number in rows}
+    found = {}
+    for row in rows:
+        each = keys[row[0]]
+        found[each] = Version(row[-1], row[1], row[3]), _record(each, row[:-1])
+    return found
+
+
+def _number(tables: Tables) -> str:
+    return f"COALESCE((SELECT max(h.ordinal) + 1 FROM {tables.history} h WHERE h.task_id = t.task_id), 0)"
 
 
 def load_past(
