@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel import drivers, errors
+from kernel.interfaces.broker import STORED, PublishOutcome
 from kernel.interfaces.unit import Enlists
 from kernel.routing import spread
 
@@ -47,24 +48,22 @@ class HeldCall:
         broker = self._app.broker
         if self._publication is None or not isinstance(broker, Enlists):
             return False
-        batch = self._for_queues(broker, self._publication)
-        if batch:
-            self._wake = broker.publish_within(connection, batch)
-        return self._wake is not None
-
-    def _for_queues(self, broker: Any, publication: Publication) -> Sequence[Publication]:
-        """The message for the queues that its exchange leads to. None for a fanout, whose listeners hear it at once and
-        hence after the commit. Raises `PublishRefused` when no queue takes it."""
-        if not publication.exchange:
-            return [publication]
         topology = self._app.publisher.routing.topology
-        exchange = topology.exchange(publication.exchange)
+        if not self._publication.exchange:
+            self._wake = broker.publish_within(connection, [self._publication])
+            return self._wake is not None
+        exchange = topology.exchange(self._publication.exchange)
         if exchange is None or exchange.type == "fanout":
-            return []
-        found, refusals = spread.queues_only(broker, [publication], topology)
-        if refusals:
-            raise errors.PublishRefused(f"task {publication.message.task} cannot be sent: {refusals[0]}")
-        return found
+            return False  # whoever listens to a fanout hears of it at once, and hence after the commit
+
+        def store(copies: Sequence[Publication]) -> Sequence[PublishOutcome]:
+            self._wake = broker.publish_within(connection, copies)
+            return [STORED] * len(copies)
+
+        (outcome,) = spread.publish(broker, [self._publication], topology, store)
+        if outcome is not STORED:
+            raise errors.PublishRefused(f"task {self._publication.message.task} cannot be sent: {outcome.reason}")
+        return self._wake is not None
 
     def send(self) -> None:
         if self._wake is None:

@@ -11,8 +11,9 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from kernel import Kernel, errors
+from kernel import Exchange, Kernel, Queue, errors
 from kernel.hooks import hookimpl
+from kernel.request import Request, current_request
 
 ORDER = text("INSERT INTO orders (number) VALUES (:number)")
 
@@ -349,8 +350,6 @@ def test_a_broker_that_is_away_is_told_after_the_commit(engine: Engine) -> None:
 
 
 def test_plugins_and_parents_hear_of_it_when_it_is_sent(engine: Engine, app: Kernel, session: Session) -> None:
-    from kernel.request import Request, current_request
-
     heard: list[tuple[str, object]] = []
 
     class Plugin:
@@ -416,3 +415,31 @@ def test_another_database_that_looks_alike_is_not_written_to(tmp_path: Any, engi
         assert waiting(app) == [1]
         assert session.execute(text("SELECT count(*) FROM kernel_message")).scalar_one() == 0
     other.dispose()
+
+
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
+def test_exchanges_are_resolved(engine: Engine, tmp_path: Any, kind: str) -> None:
+    exchange = Exchange("shop", type=kind)
+    queues = [Queue("one", exchange, "order.new"), Queue("two", exchange, "order.new"), Queue("three", exchange, "no")]
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with Kernel("shop", broker=url, task_queues=queues) as app, Session(engine) as session:
+        task: Any = app.task(name="t.one")(lambda x: x)
+        app.broker.declare([])
+        task.apply_async_on_commit((1,), session=session, exchange="shop", routing_key="order.new")
+        ready: list[dict[str, int]] = []
+
+        def look(session: Session) -> None:
+            ready.append({item.name: item.ready for item in app.broker.stats()})
+
+        event.listen(session, "after_commit", look)
+        session.commit()
+        look(session)
+        reached = {"one": 1, "two": 1, **({"three": 1} if kind == "fanout" else {})}
+        assert {name: count for name, count in ready[1].items() if count} == reached
+        # Save for the fanout, it was part of the transaction.
+        assert {name: count for name, count in ready[0].items() if count} == ({} if kind == "fanout" else reached)
+        if kind != "fanout":
+            task.apply_async_on_commit((1,), session=session, exchange="shop", routing_key="nobody")
+            with pytest.raises(errors.PublishRefused, match="no queue is bound to the exchange 'shop'"):
+                session.commit()
+            session.rollback()
