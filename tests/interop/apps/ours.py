@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 import bodies
+import routes
 import tasks
 
-from kernel import Kernel
+from kernel import Broadcast, Exchange, Kernel, Queue
 from kernel.errors import Ignore, Reject
 
 FORMATS = ["json", "pickle", "yaml", "msgpack"]
@@ -25,6 +26,8 @@ def make(name: str, broker: str, backend: str, **settings: Any) -> Kernel:
         "worker_lease": 2.0,
         **settings,
     }
+    if chosen.pop("routed", os.environ.get("INTEROP_ROUTED")):
+        chosen.update(routes.settings(bodies.OURS, Queue, Exchange, Broadcast))
     app = Kernel(name, broker=broker, backend=backend, **chosen)
     tasks.fill(app, bodies.OURS, Ignore, Reject)
     return app

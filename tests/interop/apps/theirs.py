@@ -6,9 +6,12 @@ import os
 from typing import Any
 
 import bodies
+import routes
 import tasks
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 FORMATS = ["json", "pickle", "yaml", "msgpack"]
 
@@ -29,6 +32,8 @@ def make(name: str, **settings: Any) -> Celery:
         task_acks_late=os.environ.get("INTEROP_LATE") == "1",
         broker_transport_options={"visibility_timeout": float(os.environ.get("INTEROP_VISIBILITY", "3600"))},
     )
+    if settings.pop("routed", os.environ.get("INTEROP_ROUTED")):
+        app.conf.update(routes.settings(bodies.THEIRS, Queue, Exchange, Broadcast))
     app.conf.update(settings)
     tasks.fill(app, bodies.THEIRS, Ignore, Reject)
     return app
