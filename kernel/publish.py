@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,11 @@ class Publisher:
         props = plan.properties(options.get("reply_to") or made.reply_to, persistent=persistent, priority=priority)
         props["correlation_id"] = lineage[0]
         if until is not None:
-            props["expiration"] = str(max(0, round((until.timestamp() - now) * 1000)))
+            left = until.timestamp() - now
+            props["expiration"] = str(max(0, round(left * 1000)))
+            if left < 0:
+                # Seldom meant, and nobody else says so: the task is revoked as soon as a worker has it.
+                _logger().warning("task %s[%s] expired %.0f s before it was sent", call.name, lineage[0], -left)
         props.update(options.get("properties") or {}, **extra)
         return Publication(
             Message(
@@ -356,6 +361,10 @@ class Publisher:
     def stop(self) -> None:
         """End every pause between attempts: whoever waits gets the error of the last one."""
         self._delivering.stop()
+
+
+def _logger() -> logging.Logger:
+    return logging.getLogger("kernel.publish")
 
 
 def _embed(options: Mapping[str, Any]) -> Mapping[str, Any]:
