@@ -162,6 +162,8 @@ def test_a_task_that_always_crashes_is_buried(tmp_path: Path, server: RedisProce
         judge(project, send(project, 200, 0.005), tally, within=20)
         error = bad.get(timeout=30, propagate=False)
         assert type(error).__name__ == "WorkerLostError"
+        # The record comes first, and then the message goes.
+        wait_for(project.app.broker.dead_letters, 10)
         (letter,) = project.app.broker.dead_letters()
         assert letter.id == bad.id
         assert project.counts("BEGIN")["bad"] == 5
