@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
 from typing import Any, TypeGuard
 
 from kernel import states
@@ -27,25 +26,20 @@ class chain(Composite):  # noqa: N801 - Celery's name
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
         if options or not tasks:
             return dict.__new__(cls)
-        found = members(given_members(tasks), "chain")
-        folded = reduce(join, found) if found else None
-        if isinstance(folded, group) or (isinstance(folded, chord) and len(found) > 1):
-            return folded.clone()
+        folded = _folded(tasks)
+        if not isinstance(folded, chain):
+            return folded
         # The members may have come from a generator, which `__init__` would find empty.
         made = dict.__new__(cls)
         made._fill(folded, {})
         return made
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
-        if self:
-            return
-        found = members(given_members(tasks), "chain")
-        self._fill(reduce(join, found) if found else None, options)
+        if not self:
+            self._fill(_folded(tasks) if tasks else None, options)
 
     def _fill(self, folded: Signature[Any] | None, options: dict[str, Any]) -> None:
         self._app = options.pop("app", None)
-        if folded is not None:
-            folded = folded.clone()
         tasks = folded.tasks if _is_bare(folded) else [] if folded is None else [folded]
         self.update(
             task="celery.chain",
@@ -164,25 +158,36 @@ class chain(Composite):  # noqa: N801 - Celery's name
 
 def join(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
     """What ``before | after`` is."""
+    return _onto(before.clone(), after)
+
+
+def _folded(tasks: Sequence[Any]) -> Signature[Any]:
+    """What the arguments of a chain are, joined to an empty one in turn."""
+    made: Signature[Any] = chain()
+    for task in members(given_members(tasks), "chain"):
+        made = _onto(made, task)
+    return made
+
+
+def _onto(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
+    """What ``before | after`` is, made of `before` itself, so that a chain of many is made in linear time."""
     before, after = as_group(before), as_group(after)
     empty = isinstance(after, group) and not after.tasks
     if isinstance(before, group):
         if before.tasks:
-            return before.clone() if empty else chord(before.clone(), after.clone(), app=before._app)
+            return before if empty else chord(before, after.clone(), app=before._app)
         return after.clone()
     after = _alone(after)
     if isinstance(before, chord) and not (empty or isinstance(after, group | chain | chord)):
-        return _extended(before.clone(), after.clone())
-    joined = before.clone()
+        return _extended(before, after.clone())
+    if empty:
+        return before
+    joined = before
     if not isinstance(joined, chain):
-        joined, step = chain(app=before._app), joined
-        joined.kwargs["tasks"] = [step]
-        if empty:
-            return before.clone()
+        joined = chain(app=before._app)
+        joined.kwargs["tasks"] = [before]
     if not joined.tasks and isinstance(after, group):
         return after.clone()
-    if empty:
-        return joined
     tail: Iterable[Signature[Any]] = after.clone().tasks if _is_bare(after) else [after.clone()]
     for task in tail:
         _append(joined, task)
@@ -202,7 +207,7 @@ def _append(joined: chain, task: Signature[Any]) -> None:
 
 def _extended(whole: chord, task: Signature[Any]) -> chord:
     """The chord itself, with `task` at the end of its body."""
-    whole.body = task if whole.body is None else join(whole.body, task)
+    whole.body = task if whole.body is None else _onto(whole.body, task)
     return whole
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def celery_saw(celery_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of the rows on Celery, by their names."""
     command = [str(celery_python), "-m", "tests.canvas.on_celery", str(tmp_path_factory.mktemp("table"))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SHOP_PATIENCE": "8"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-4000:]
     saw: dict[str, Any] = json.loads(done.stdout)
