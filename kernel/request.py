@@ -39,6 +39,7 @@ _KINDS: Final[Mapping[str, type]] = {
     "compression": str,
     "redelivered": bool,
     "kernel_replay": int,
+    "kernel_chord": str,
 }
 RESERVED_HEADERS: Final = frozenset(_KINDS) | {"id", "task", "timelimit", "meth", "taskset"}
 """Headers that belong to the protocol; all others are the caller's own."""
@@ -121,12 +122,16 @@ class Request:
     seen: bool = False
     redelivered: bool = False
     kernel_replay: int = 0
+    kernel_chord: str | None = None
+    """The chord that this is the body of, if what is kept of it is of no more use once this runs."""
     entered: bool = False
     """The body has begun: a further call of the task inside it is a call of its own."""
     outer: Request | None = None
     """For a direct call, the request it was made in."""
     asked_retry: errors.Retry | None = None
     """What ``retry(throw=False)`` returned in this run; published when the body has ended."""
+    chord_additions: int = 0
+    """How many members this run has added to its chord."""
 
     _valid: Callable[[], bool] = staticmethod(_always)
     _children: list[Any] | None = None

@@ -144,8 +144,11 @@ class chord(Composite):  # noqa: N801 - Celery's name
         body = self._whole()
         if self.header._app is None:
             self.header._app = self.app  # an empty one has no member that would say
+        if self.header.id is None:
+            task_id = task_id or self.id
         before = self.header.freeze(None, root_id=root_id, parent_id=parent_id, ids=ids, **lineage)
-        own = before.id
+        # Where Celery has it: it reads the header as a mere list.
+        own = self.options["task_id"] = before.id
         for index, leaf in enumerate(leaf for member in self.tasks for leaf in leaves(member)):
             # Groups at the ends of members have ids of their own, and yet their members are parts of this.
             leaf.options.update(group_id=own, group_index=index)

@@ -129,7 +129,7 @@ class Executor:
         on_thread = asyncio.get_running_loop().run_in_executor
         before = current_request.get()
         try:
-            if self._looks_first(job.assignment) or self._tracks_start(job):
+            if self._looks_first(job.assignment) or self._tracks_start(job) or _is_body(job.assignment):
                 life = await on_thread(None, contextvars.copy_context().run, self._begin, job)
             else:
                 life = self._begin(job)
@@ -201,6 +201,8 @@ class Executor:
         self._sink.started(assignment.seq)
         if life.prepared is not None and life.prepared.task.track_started:
             self._report_start(life)
+        if life.request.kernel_chord is not None:
+            self._forget_chord(life.request.kernel_chord)
         return life
 
     def _life(self, assignment: Assignment) -> Life | Ending:
@@ -308,6 +310,13 @@ class Executor:
         task = self.app.tasks.get(job.task_name)
         return task is not None and bool(task.track_started)
 
+    def _forget_chord(self, chord_id: str) -> None:
+        """Its body is here, and is the broker's to deliver again: the parts in it are not needed a second time."""
+        try:
+            self.app.backend.forget_chord(chord_id)
+        except Exception as exc:
+            _log.debug("the parts of chord %s stay until they expire: %s", chord_id, exc)
+
     def _report_start(self, life: Life) -> None:
         if not life.keeps_results or not self._has_backend:
             return
@@ -390,3 +399,7 @@ class Executor:
             reply_to=reply_to if isinstance(reply_to, str) and reply_to else None,
         )
         return (record,)
+
+
+def _is_body(assignment: Assignment) -> bool:
+    return bool(assignment.message.headers.get("kernel_chord"))

@@ -19,6 +19,7 @@ from kernel.canvas.chord import SHAPE, leaves, shaped
 from kernel.canvas.chord import chord as chord_type
 from kernel.canvas.composite import Composite
 from kernel.canvas.groups import group
+from kernel.canvas.growing import ADDED
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.outcome import Outcome
 from kernel.message import Publication
@@ -38,14 +39,14 @@ def joining(life: Life, record: Record, *, again: bool) -> Join | None:
     request = life.request
     if request.chord is None or not request.group or not life.has_backend:
         return None
-    capabilities = life.app.opened.joins
+    capabilities, added = life.app.opened.joins, bool(request.chord.get(ADDED))
     size, index = request.chord.get("chord_size"), request.group_index
     if size is None and capabilities is not None:
         # Made by Celery: with its other backends a task of its own looks for the results.
         if not capabilities.foreign_chords:
             return None
         size, index = 0, -1 if index is None else index
-    elif capabilities is None or not isinstance(size, int) or not isinstance(index, int) or not 0 <= index < size:
+    elif capabilities is None or not isinstance(size, int) or not isinstance(index, int) or not _in(index, size, added):
         _log.error(
             "task %s[%s] is in the chord %s, and cannot be a part of it: its index is %.40r, the chord's size %.40r, "
             "and the result backend has %s chords",
@@ -61,10 +62,14 @@ def joining(life: Life, record: Record, *, again: bool) -> Join | None:
         attempt=record.attempt,
     )
     return Join(
-        ChordPart(request.group, size, index, part),
+        ChordPart(request.group, size, index, part, added),
         partial(_completed, life, request.chord, again),
         partial(_not_published, life, request.chord, again),
     )
+
+
+def _in(index: int, size: int, added: bool) -> bool:
+    return index >= size if added else 0 <= index < size
 
 
 def breaking(life: Life, error: BaseException, *, again: bool) -> Sequence[Break]:
@@ -99,11 +104,16 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
         publications = [life.app.publisher.prepare(call) for call in calls]
     except Exception as exc:
         return _not_published(life, body, again, exc)
+    changes: dict[str, Any] = {}
     attempt = max((part.attempt for part in parts), default=0)
     if attempt:
         # A member was replayed from the dead letters: the record of that run replaces what its first end left.
-        for publication in publications:
-            publication.message = publication.message.replace_headers(kernel_replay=attempt)
+        changes["kernel_replay"] = attempt
+    if len(publications) == 1 and body.get("chord_size") is not None:
+        # Of several, some might not be published yet when the first of them runs.
+        changes["kernel_chord"] = life.request.group
+    for publication in publications if changes else ():
+        publication.message = publication.message.replace_headers(**changes)
     return Followed((), publications)
 
 
@@ -111,8 +121,10 @@ def _values(life: Life, body: Any, parts: Sequence[Record]) -> list[Any]:
     """What the parts are worth, nested as the members are. Raises what decoding raises, and ValueError."""
     decode = life.app.codecs.decode_result
     values = [decode(part.result, part.content_type, part.content_encoding) for part in parts]
-    if body.get("chord_size") is not None:
-        return shaped(values, body.get(SHAPE))
+    size = body.get("chord_size")
+    if size is not None:
+        # Behind those that it was made of come those that were added.
+        return [*shaped(values[:size], body.get(SHAPE)), *values[size:]]
     # Celery keeps a document of a header that is nested, and indexes within that.
     document = life.app.backend.load_group(str(life.request.group))
     if document is None:

@@ -15,6 +15,7 @@ from kernel import chain, chord, errors, group, states
 from kernel.app import Kernel
 from kernel.canvas.chord import leaves, shape_of, shaped
 from kernel.groupresult import GroupResult
+from kernel.interfaces.backend import ChordPart, Record
 from kernel.message import Message
 from kernel.request import Request
 from kernel.signature import Signature
@@ -439,3 +440,12 @@ def test_a_thousand_members(running: Kernel) -> None:
     result = chord((s(running, "one", n) for n in range(1000)), s(running, "total"))()
     assert result.get(timeout=2 * TIMEOUT) == 499500
     assert result.state == states.SUCCESS
+
+
+def test_parts_are_kept_until_the_body_runs(running: Kernel) -> None:
+    result = chord(ones(running, 1, 2))(s(running, "total"))
+    assert result.get(timeout=TIMEOUT) == 3
+    record = Record(id="late", state=states.SUCCESS)
+    (state,) = running.backend.chord_parts([ChordPart(result.parent.id, 2, 1, record)])
+    assert not state.complete
+    assert not state.parts

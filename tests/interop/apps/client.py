@@ -10,7 +10,7 @@ from typing import Any
 
 import bodies
 import theirs
-from celery import chain, group
+from celery import chain, chord, group
 
 
 class Client:
@@ -42,6 +42,18 @@ class Client:
             ids.append(result.id)
             result = result.parent
         return ids[::-1]
+
+    def canvas(self, app: Any, described: Any) -> Any:
+        """A task, or ``{"chain": [...]}`` or ``{"group": [...]}`` of such."""
+        if "chain" in described:
+            return chain(*(self.canvas(app, each) for each in described["chain"]))
+        if "group" in described:
+            return group(*(self.canvas(app, each) for each in described["group"]))
+        return self.signature(app, described)
+
+    def chord(self, header: list[Any], body: Any) -> str:
+        app = self.apps[""]
+        return chord([self.canvas(app, each) for each in header])(self.canvas(app, body)).id
 
     def group(self, *described: dict[str, Any], timeout: float) -> Any:
         app = self.apps[""]
