@@ -455,6 +455,22 @@ class Task(Generic[P, R_co]):
             raise errors.Ignore("Replaced by new task")
         raise errors.Replaced(sig=sig)
 
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
+        """Let `sig` be a member, too, of the chord that this task is a member of: the body waits for it, and gets its
+        value behind those of the others.
+
+        It is published at once, and its result returned; with `lazy` it is returned, frozen, for the caller to send:
+        the body waits until somebody does. Raises ValueError in a task that is in no chord, and NotImplementedError
+        where the result backend cannot let a chord grow.
+        """
+        from kernel.canvas.growing import grown, send
+
+        made, result = grown(self.app, self.request, sig)
+        if lazy:
+            return made
+        send(self.app, self.request, made, result)
+        return result
+
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **fields: Any
     ) -> None:

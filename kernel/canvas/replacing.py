@@ -28,8 +28,7 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
     stay with the task, which returns what the replacement returned. Raises `ImproperlyConfigured` for what cannot
     replace a task, and TypeError for what is no signature.
     """
-    app.add_builtin_tasks()
-    made = _one_value(app, request, _copied(app, given))
+    made = as_one_value(app, request, given)
     nesting = (request.replaced_task_nesting or 0) + 1
     _unfreeze(made)
     for member in made.walk():
@@ -63,6 +62,13 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
     # While the task still runs: what is wrong with it belongs into its traceback.
     Check(app).signature(made)
     return made
+
+
+def as_one_value(app: Kernel, request: Request, given: Any) -> Signature[Any]:
+    """A copy of `given`; with a group at its end, a chord that gives the list of its values. Raises what
+    `replacement` does."""
+    app.add_builtin_tasks()
+    return _one_value(app, request, _copied(app, given))
 
 
 def _copied(app: Kernel, given: Any) -> Signature[Any]:

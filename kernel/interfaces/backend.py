@@ -134,12 +134,14 @@ WON = StoreOutcome(StoreState.WON)
 class ChordPart:
     """The terminal record of member `index`, from 0, of a chord of `size` members; what is kept of it is id, state,
     attempt, and the result with its kind. Backends with `foreign_chords` are
-    given some of an unknown size, which is 0, and index, which is -1, too."""
+    given some of an unknown size, which is 0, and index, which is -1, too. Of one that was `added` meanwhile
+    (`Growing.grow_chord`) the index is `size` or more."""
 
     chord_id: str
     size: int
     index: int
     record: Record
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class ChordState:
 
 def check_part(part: ChordPart) -> None:
     """Raises ValueError for a member that is none of its chord."""
-    if not 0 <= part.index < part.size:
+    if (part.index < part.size) if part.added else not 0 <= part.index < part.size:
         raise ValueError(f"member {part.index} of chord {part.chord_id!r} is outside its size of {part.size}")
 
 
@@ -237,6 +239,18 @@ class Listening(Protocol):
     def expect(self, ids: Sequence[str]) -> None:
         """Called with the ids of calls before these leave: returns when their records can come in. Raises
         `OperationalError`."""
+        ...
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """What a backend with `chords` may have besides."""
+
+    def grow_chord(self, chord_id: str, size: int, index: int) -> None:
+        """Let a chord of `size` members have one more, `index`, which is `size` or more and less than 2^31: it is
+        complete when that one has come, too, and its part is behind those of lower indices. Durable where the backend
+        is, and atomic; again for the same index changes nothing, nor for a chord that was forgotten. Called by a
+        member whose own part has yet to come."""
         ...
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kernel import errors
 from kernel.interfaces import backend as api
-from kernel.interfaces.backend import Backend, ChordPart, ChordState, StoreState
+from kernel.interfaces.backend import Backend, ChordPart, ChordState, Growing, StoreState
 from kernel.interfaces.setting import Setting
 from kernel.testing.conformance.backend_kit import BackendKit, ended, new_id, states
 
@@ -127,6 +127,34 @@ class ChordCases(BackendKit):
                     [ChordPart(chord, 2, 0, ended(new_id())), ChordPart(chord, 2, index, ended(new_id()))]
                 )
         assert self.part(backend, chord, 1, size=2).arrived == 1
+
+    def test_a_chord_that_grows_waits_for_those_who_were_added(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        if not isinstance(backend, Growing):
+            pytest.skip("this backend's chords do not grow")
+
+        def added(index: int) -> ChordState:
+            part = ChordPart(chord, 2, index, ended(f"{chord}-{index}", result=b"%d" % index), added=True)
+            (state,) = backend.chord_parts([part])
+            return state
+
+        chord, far = new_id(), (1 << 31) - 1
+        backend.grow_chord(chord, 2, far)
+        assert not self.part(backend, chord, 0, size=2).complete
+        for index in (far, 9, 9):
+            backend.grow_chord(chord, 2, index)
+        states = [added(9), self.part(backend, chord, 1, size=2), added(9)]
+        assert [(state.complete, state.arrived, state.size) for state in states] == [
+            (False, 2, 4),
+            (False, 3, 4),
+            (False, 3, 4),
+        ]
+        for _ in range(2):
+            last = added(far)
+            assert [part.result for part in last.parts] == [b"0", b"1", b"9", b"%d" % far]
+        backend.forget_chord(chord)
+        backend.grow_chord(chord, 2, 5)
+        assert not added(5).complete
 
     def test_one_of_many_at_once_completes(self, backend: Backend) -> None:
         self.needs(backend, "chords")

@@ -22,6 +22,7 @@ class Chord:
     forgotten: bool = False
     parts: dict[int, api.Record] = field(default_factory=dict)
     last: int | None = None
+    added: set[int] = field(default_factory=set)
 
 
 class MemoryBackend:
@@ -118,18 +119,27 @@ class MemoryBackend:
             return [self._chord_part(part) for part in batch]
 
     def _chord_part(self, part: api.ChordPart) -> api.ChordState:
-        now = self._clock()
-        chord = self._chords.get(part.chord_id)
-        if chord is None or chord.expires <= now:
-            chord = self._chords[part.chord_id] = Chord(now)
-        chord.expires = now + self._chord_lifetime
+        chord = self._chord(part.chord_id)
         if chord.forgotten:
             return api.ChordState(False, part.size, part.size)
+        size = part.size + len(chord.added)
         if part.index not in chord.parts:
             chord.parts[part.index] = copy.copy(part.record)
-            chord.last = part.index if len(chord.parts) == part.size else None
+            chord.last = part.index if len(chord.parts) == size else None
         parts = [chord.parts[number] for number in sorted(chord.parts)] if chord.last == part.index else []
-        return api.ChordState(chord.last == part.index, len(chord.parts), part.size, parts)
+        return api.ChordState(chord.last == part.index, len(chord.parts), size, parts)
+
+    def _chord(self, chord_id: str) -> Chord:
+        now = self._clock()
+        chord = self._chords.get(chord_id)
+        if chord is None or chord.expires <= now:
+            chord = self._chords[chord_id] = Chord(now)
+        chord.expires = now + self._chord_lifetime
+        return chord
+
+    def grow_chord(self, chord_id: str, size: int, index: int) -> None:
+        with self.changed:
+            self._chord(chord_id).added.add(index)
 
     def forget_chord(self, chord_id: str) -> None:
         with self.changed:

@@ -174,6 +174,9 @@ class RedisBackend:
         found = [chords.decode(raw, self._codecs) for raw in parts]
         return ChordState(bool(parts), arrived, size, found)
 
+    def grow_chord(self, chord_id: str, size: int, index: int) -> None:
+        self._server.script(scripts.GROW, self._group_key(chord_id), size, index, self._chord_lifetime)
+
     def forget_chord(self, chord_id: str) -> None:
         self._server.script(scripts.FORGET, self._group_key(chord_id), self._chord_lifetime)
 

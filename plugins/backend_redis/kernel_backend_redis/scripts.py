@@ -104,6 +104,21 @@ return out
 """
 )
 
+# ARGV: key of the group, size, the member that there is to be besides, milliseconds to live (0: for ever).
+GROW: Final = Script(
+    r"""
+local key, life = ARGV[1], ARGV[4]
+local ids, size, more = key .. '.d', key .. '.s', key .. '.t'
+if redis.call('GET', key .. '.c') == 'done' then return 0 end
+if redis.call('SADD', ids, 'more:' .. ARGV[3]) == 1 then redis.call('INCR', more) end
+redis.call('SET', size, ARGV[2])
+if life ~= '0' then
+  for _, each in ipairs({ ids, size, more }) do redis.call('PEXPIRE', each, life) end
+end
+return 0
+"""
+)
+
 # ARGV: key of the group, milliseconds to live (0: for ever).
 FORGET: Final = Script(
     r"""
