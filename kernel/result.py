@@ -14,6 +14,7 @@ from kernel.results.bar import Progress, report_of, shown
 from kernel.results.eager import EagerResult, as_exception
 from kernel.results.joining import allow_join_result, assert_will_not_block, denied_join_result, joining
 from kernel.results.known import Known
+from kernel.results.reading import load
 from kernel.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -300,7 +301,9 @@ def refresh(results: Sequence[Any]) -> None:
             backend = result.backend
             unknown.setdefault(id(backend), (backend, []))[1].append(result)
     for backend, waiting in unknown.values():
-        for result, record in zip(waiting, backend.load([result.id for result in waiting]), strict=True):
+        for result, record in zip(
+            waiting, load(waiting[0]._app, backend, [result.id for result in waiting]), strict=True
+        ):
             if record is not None:
                 result._note(record)
 

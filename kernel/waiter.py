@@ -16,6 +16,7 @@ from queue import Empty
 from kernel import states
 from kernel.interfaces.backend import Backend, Record
 from kernel.results.listener import CallBox, Item, Listener, LoopBox, ThreadBox
+from kernel.results.reading import Remembered
 from kernel.results.waiting import Direct, OnRecord, Watching, closed, timed_out
 
 
@@ -29,6 +30,8 @@ class Waiter:
 
     def __init__(self, backend: Callable[[], Backend]) -> None:
         self._backend = backend
+        self.remembered = Remembered()
+        """What this process read, where `result_cache_max` asks for that."""
         self._start()
 
     def _start(self) -> None:

@@ -52,6 +52,11 @@ def _delivery_mode(value: Any) -> None:
         raise ValueError("1 or 'transient', 2 or 'persistent'")
 
 
+def _retries(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError("a number from 0, or infinity")
+
+
 def _timezone(value: Any) -> None:
     if value is None or (not isinstance(value, str) and hasattr(value, "utcoffset")):
         return
@@ -268,6 +273,20 @@ RESULTS: Final = (
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),
     Setting("result_backend_transport_options", "dict", {}, "Options of the result backend's driver."),
+    Setting("result_backend_always_retry", "bool", False, "Read a result again that could not be read for a reason that may pass."),
+    Setting("result_backend_max_retries", "any", float("inf"), "How often; infinity: for ever.", check=_retries),
+    Setting(
+        "result_backend_base_sleep_between_retries_ms", "int", 10, "First pause between them; each next is double."
+    ),
+    Setting("result_backend_max_sleep_between_retries_ms", "int", 10000, "Longest pause between them."),
+    Setting("result_backend_thread_safe", "bool", False, "Accepted: a backend is always shared between threads."),
+    Setting(
+        "result_cache_max",
+        "int",
+        -1,
+        "Results of tasks that ended well that a process remembers; -1: none, 0 or None: all.",
+        True,
+    ),
 )
 
 DATABASE: Final = (

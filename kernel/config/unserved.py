@@ -32,12 +32,6 @@ TASKS: Final = (
 )
 
 RESULTS: Final = (
-    _later("result_backend_always_retry", "bool", False, "Retry errors of the backend that may pass."),
-    _later("result_backend_base_sleep_between_retries_ms", "int", 10, "First pause between such retries."),
-    _later("result_backend_max_retries", "any", float("inf"), "Most such retries."),
-    _later("result_backend_max_sleep_between_retries_ms", "int", 10000, "Longest pause between such retries."),
-    _later("result_backend_thread_safe", "bool", False, "Share the backend between threads."),
-    _later("result_cache_max", "int", -1, "Results that a client remembers; a result remembers its own end."),
     _later("result_chord_join_timeout", "seconds", 3.0, "Time to join the results of a chord."),
     _later("result_chord_retry_interval", "seconds", 1.0, "Pause between looks at an unfinished chord."),
     _later("result_exchange", "str", "celeryresults", "Exchange of results that are sent as messages."),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kernel import errors, failure, states
 from kernel.request import current_request
 from kernel.results.node import ResultNode
+from kernel.results.reading import load, remembers
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -231,10 +232,19 @@ class Known(ResultNode):
         if self._record is not None:
             return self._record
         self._warn_of_eager()
-        record = self.backend.load([self.id])[0]
+        record = self._remembered()
+        if record is None:
+            (record,) = load(self._app, self.backend, [self.id])
         if record is not None:
             self._note(record)
         return record
+
+    def _remembered(self) -> Record | None:
+        """What another result of this id read before, where `result_cache_max` says so."""
+        app = self._app
+        if app is None or self._backend is not None or not remembers(app):
+            return None
+        return app.waiter.remembered.find(self.id)
 
     def _warn_of_eager(self) -> None:
         conf = None if self._app is None else self._app.conf
@@ -257,10 +267,15 @@ class Known(ResultNode):
 
     def _keep(self, record: Record) -> None:
         self._record, self._value = record, _UNSET
+        app = self._app
+        if app is not None and self._backend is None and remembers(app):
+            app.waiter.remembered.add(record, most=app.conf.result_cache_max)
         if self._seen is not None:
             self._seen.append((time.time(), record))
 
     def _forget_record(self) -> None:
+        if self._app is not None and remembers(self._app):
+            self._app.waiter.remembered.forget((self.id,))
         self._record, self._value, self._seen = None, _UNSET, None
 
     def _decoded(self, name: str) -> Any:

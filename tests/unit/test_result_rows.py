@@ -642,3 +642,69 @@ def test_progress_goes_to_standard_error(app: Kernel, capsys: pytest.CaptureFixt
     store(app, "b", 2)
     group_of(app, "a", "b").get(timeout=LIMIT, progress=True)
     assert "2 tasks 100% 2/2" in capsys.readouterr().err
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def failing(app: Kernel, monkeypatch: pytest.MonkeyPatch, failures: int) -> list[int]:
+    """The backend's next reads fail; what was read."""
+    reads: list[int] = []
+    original = app.backend.load
+
+    def read(ids: Any) -> Any:
+        reads.append(len(ids))
+        if len(reads) <= failures:
+            raise errors.OperationalError("away")
+        return original(ids)
+
+    monkeypatch.setattr(app.backend, "load", read)
+    return reads
+
+
+def test_result_cache_max(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5-59: of results that ended well, as many as the setting says; 0: all."""
+    for most, count in ((-1, 0), (2, 2), (0, 3)):
+        with Kernel("cache", broker="memory://", backend="memory://", result_cache_max=most) as app:
+            reads = failing(app, monkeypatch, 0)
+            for name in ("a", "b", "c"):
+                store(app, name, name)
+                assert app.AsyncResult(name).result == name
+            store(app, "bad", ValueError("no"), state=states.FAILURE)
+            assert app.AsyncResult("bad").failed()
+            reads.clear()
+            assert [app.AsyncResult(name).result for name in ("c", "b", "a", "bad")][:3] == ["c", "b", "a"]
+            assert len(reads) == 4 - count
+            if most == 0:
+                app.AsyncResult("a").forget()
+                assert app.AsyncResult("a").state == "PENDING"
+
+
+@pytest.mark.parametrize(("failures", "most", "succeeds"), [(3, float("inf"), True), (3, 3, True), (3, 2, False)])
+def test_result_backend_always_retry(
+    monkeypatch: pytest.MonkeyPatch, failures: int, most: float, succeeds: bool
+) -> None:
+    """5-61."""
+    settings: dict[str, Any] = {
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": most,
+        "result_backend_base_sleep_between_retries_ms": 1,
+        "result_backend_max_sleep_between_retries_ms": 2,
+    }
+    with Kernel("retry", broker="memory://", backend="memory://", **settings) as app:
+        store(app, "a", 1)
+        reads = failing(app, monkeypatch, failures)
+        if succeeds:
+            assert app.AsyncResult("a").result == 1
+            assert len(reads) == failures + 1
+        else:
+            with pytest.raises(errors.OperationalError):
+                _ = app.AsyncResult("a").state
+            assert len(reads) == most + 1
+
+
+def test_without_it_an_error_is_told_at_once(app: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = failing(app, monkeypatch, 1)
+    with pytest.raises(errors.OperationalError):
+        _ = app.AsyncResult("a").state
+    assert len(reads) == 1

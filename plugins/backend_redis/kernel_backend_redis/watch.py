@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -14,6 +13,7 @@ from kernel_lib_redis import Event, Listener, RedisServer
 
 from kernel import errors
 from kernel.interfaces.backend import Record, replaces
+from kernel.interfaces.mailbox import Mailbox
 
 _log = logging.getLogger("kernel.redis")
 
@@ -22,37 +22,33 @@ _LONGEST_PAUSE: Final = 2.0
 _BATCH: Final = 500
 
 
-class RedisWatch:
+class RedisWatch(Mailbox):
     """Made by `RedisBackend.watch`."""
 
     def __init__(self, hub: Hub) -> None:
+        super().__init__()
         self._hub = hub
-        self._changed = threading.Condition()
-        self._news: deque[Record] = deque()
         # State, attempt and check sum of what was last told of each id.
         self._told: dict[str, tuple[str, int, int] | None] = {}
-        self._woken = False
-        self._closed = False
 
     def add(self, ids: Sequence[str]) -> None:
-        with self._changed:
-            if self._closed:
+        with self.changed:
+            if self.closed:
                 return
             new = [each for each in dict.fromkeys(ids) if each not in self._told]
             self._told.update(dict.fromkeys(new))
         self._hub.add(self, new)
 
     def discard(self, ids: Sequence[str]) -> None:
-        with self._changed:
+        with self.changed:
             gone = [each for each in dict.fromkeys(ids) if self._told.pop(each, self) is not self]
-            if gone:
-                self._news = deque(record for record in self._news if record.id in self._told)
+            self.drop(set(gone))
         self._hub.discard(self, gone)
 
     def offer(self, record: Record, checksum: int) -> None:
         """Tell of a record, unless it was told of already or is older than what was."""
-        with self._changed:
-            if self._closed or record.id not in self._told:
+        with self.changed:
+            if self.closed or record.id not in self._told:
                 return
             told = self._told[record.id]
             # A load and an announcement may bring the same record, or bring two in the wrong order.
@@ -61,29 +57,13 @@ class RedisWatch:
                 if checksum == before or not replaces(record.state, record.attempt, state, attempt):
                     return
             self._told[record.id] = record.state, record.attempt, checksum
-            self._news.append(record)
-            self._changed.notify_all()
-
-    def wait(self, timeout: float) -> Sequence[Record]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._news or self._woken or self._closed, timeout)
-            self._woken = False
-            records = [*self._news]
-            self._news.clear()
-        return records
-
-    def wake(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
+            self.put(record)
 
     def close(self) -> None:
-        with self._changed:
-            if self._closed:
+        with self.changed:
+            if not self.shut():
                 return
-            self._closed = True
             ids = [*self._told]
-            self._changed.notify_all()
         self._hub.discard(self, ids)
         self._hub.leave(self)
 

@@ -137,12 +137,22 @@ class Shelf:
         with self._lock:
             for task_id in ids:
                 self._waiting.setdefault(task_id, []).append(watch)
-                record = self._found(task_id) or self._lost(task_id)
-                if record is not None:
+                for record in self._unread(task_id):
                     watch.offer(record)
-                    if (kept := self._kept.get(task_id)) is not None:
-                        self._put_away(task_id, kept)
+                if (kept := self._kept.get(task_id)) is not None:
+                    self._put_away(task_id, kept)
             self._tidy()
+
+    def _unread(self, task_id: str) -> list[Record]:
+        """What stands of a call, and the states that came since that was read."""
+        kept = self._kept.get(task_id) or self._told.get(task_id)
+        if kept is not None and kept.since + self._lifetime > time.monotonic():
+            before = kept.record
+            records = [*([] if before is None else [before]), *self._read(task_id, kept)]
+            if records:
+                return records
+        lost = self._lost(task_id)
+        return [] if lost is None else [lost]
 
     def discard(self, watch: Waits, ids: Iterable[str]) -> None:
         with self._lock:
