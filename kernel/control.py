@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
@@ -64,6 +64,22 @@ class Control:
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         self.broadcast("revoke", {"task_id": ids, "terminate": terminate, "signal": signal}, destination=destination)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        destination: Sequence[str] | None = None,
+        terminate: bool = False,
+        signal: str = "SIGTERM",
+    ) -> None:
+        """`revoke` of all tasks that have one of these stamps: `headers` says of names which value, or list of values.
+
+        Raises TypeError for other than a dictionary.
+        """
+        if not isinstance(headers, Mapping) or not headers:
+            raise TypeError(f"headers is {headers!r:.80}; a dictionary of stamps and their values is needed")
+        arguments = {"headers": dict(headers), "terminate": terminate, "signal": signal}
+        self.broadcast("revoke_by_stamped_headers", arguments, destination=destination)
 
     def terminate(self, task_id: str | Iterable[str], *, destination: Sequence[str] | None = None) -> None:
         """`revoke` with `terminate`."""

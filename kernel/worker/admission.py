@@ -46,8 +46,8 @@ class Admission:
             return Fate(verdict=Verdict.DEAD, reason=reason[:_REASON_CHARS])
 
     def revoked(self, item: Item) -> Fate | None:
-        """The end of a message whose id was revoked."""
-        if self._revoked and item.id in self._revoked:
+        """The end of a message whose id, or one of whose stamps, was revoked."""
+        if self._revoked and self._revoked.covers(item.id, item.delivery.message.headers):
             return Fate(Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
         return None
 

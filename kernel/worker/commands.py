@@ -20,6 +20,7 @@ from kernel.control import TOPIC
 from kernel.interfaces.broker import Broker, Subscription
 from kernel.message import Message
 from kernel.worker.outage import Outage
+from kernel.worker.stamps import RevokedStamps
 
 _log = logging.getLogger("kernel.worker")
 
@@ -38,16 +39,21 @@ class Command:
 
 
 class Revoked:
-    """Ids that must not run; the oldest are forgotten when there are more than 50,000."""
+    """Ids, and stamps, that must not run; the oldest ids are forgotten when there are more than 50,000."""
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
+        self.stamps = RevokedStamps()
 
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._ids
 
     def __bool__(self) -> bool:
-        return bool(self._ids)
+        return bool(self._ids or self.stamps)
+
+    def covers(self, task_id: str, headers: Mapping[str, Any]) -> bool:
+        """Whether a message of this id and with these headers must not run."""
+        return task_id in self._ids or bool(self.stamps and self.stamps.match(headers))
 
     def add(self, task_id: str) -> None:
         self._ids[task_id] = None

@@ -12,6 +12,7 @@ from kernel.worker.dispatch import Dispatcher
 from kernel.worker.fate import Fate
 from kernel.worker.keeper import Keeper
 from kernel.worker.ledger import Item, Ledger, Place
+from kernel.worker.stamps import RevokedStamps, stamps_in
 
 _log = logging.getLogger("kernel.worker")
 
@@ -44,17 +45,26 @@ class Orders:
             if command.method == "shutdown":
                 self._stop("shutdown by command")
             elif command.method == "revoke":
-                self._revoke(set(task_ids(command.arguments)), terminate=bool(command.arguments.get("terminate")))
+                ids = set(task_ids(command.arguments))
+                for task_id in ids:
+                    self._revoked.add(task_id)
+                self._revoke(lambda item: item.id in ids, terminate=bool(command.arguments.get("terminate")))
+            elif command.method == "revoke_by_stamped_headers":
+                meant = RevokedStamps()
+                for stamps in (self._revoked.stamps, meant):
+                    stamps.add(stamps_in(command.arguments))
+                self._revoke(
+                    lambda item: meant.match(item.delivery.message.headers),
+                    terminate=bool(command.arguments.get("terminate")),
+                )
             else:
                 _log.debug("the command %r is unknown here", command.method)
         except errors.InvalidTaskError as exc:
             _log.warning("the command %r was dropped: %s", command.method, exc)
 
-    def _revoke(self, ids: set[str], *, terminate: bool) -> None:
-        for task_id in ids:
-            self._revoked.add(task_id)
+    def _revoke(self, meant: Callable[[Item], bool], *, terminate: bool) -> None:
         for item in self._ledger:
-            if item.id not in ids or item.obituary is not None:
+            if item.obituary is not None or not item.id or not meant(item):
                 continue
             if item.place is Place.WAITING:
                 fate = self._admission.revoked(item)

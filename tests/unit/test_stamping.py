@@ -15,6 +15,7 @@ from kernel.canvas import xmap
 from kernel.canvas.chord import chord
 from kernel.signature import Signature, maybe_signature
 from kernel.task import Task
+from kernel.worker.stamps import RevokedStamps, stamps_in
 from tests.unit.executing import Bench
 
 
@@ -317,3 +318,44 @@ def test_in_extended_results(app: Kernel, add: Task[..., Any]) -> None:
     bench = Bench(app)
     [record] = bench.run(add, 1, stamped_headers=["a"], a=1).records
     assert json.loads(record.stamps or "") == {"stamped_headers": ["a"], "stamps": {"a": 1}}
+
+
+# --- what a worker remembers of them ------------------------------------------------------------------------
+
+
+def test_what_a_worker_remembers_of_revoked_stamps() -> None:
+    revoked = RevokedStamps()
+    assert not revoked
+    revoked.add({"batch": "a", "several": ["x", 2], "odd": {"k": [1]}})
+    rows: list[tuple[dict[str, Any], bool]] = [
+        ({"batch": "a"}, True),
+        ({"batch": "b"}, False),
+        ({"other": "a"}, False),
+        ({"several": "x"}, True),
+        ({"several": [5, 2]}, True),
+        ({"several": ["x", 2]}, True),
+        ({"several": "2"}, False),
+        ({"odd": {"k": [1]}}, True),
+        ({"batch": None}, False),
+    ]
+    for stamps, expected in rows:
+        assert revoked.match({"stamped_headers": list(stamps), "stamps": stamps}) is expected, stamps
+    for headers in ({}, {"stamped_headers": None, "stamps": {"batch": "a"}}, {"stamped_headers": [1], "stamps": []}):
+        assert not revoked.match(headers)
+    assert not revoked.match({"stamped_headers": ["trace"], "stamps": {"batch": "a"}}), "it is no stamp"
+
+
+def test_only_so_many_are_remembered() -> None:
+    revoked = RevokedStamps()
+    for number in range(50_010):
+        revoked.add({"n": number})
+    found = [revoked.match({"stamped_headers": ["n"], "stamps": {"n": n}}) for n in (0, 9, 10, 50_009)]
+    assert found == [False, False, True, True]
+
+
+@pytest.mark.parametrize("headers", [None, {}, [], "a"])
+def test_a_command_without_stamps_is_refused(app: Kernel, headers: Any) -> None:
+    with pytest.raises(errors.InvalidTaskError):
+        stamps_in({"headers": headers} if headers is not None else {})
+    with pytest.raises(TypeError, match="dictionary of stamps"):
+        app.control.revoke_by_stamped_headers(headers)
