@@ -232,19 +232,18 @@ class Known(ResultNode):
         if self._record is not None:
             return self._record
         self._warn_of_eager()
-        record = self._remembered()
-        if record is None:
-            (record,) = load(self._app, self.backend, [self.id])
+        app = self._app
+        if app is None or self._backend is not None or not remembers(app):
+            (record,) = load(app, self.backend, [self.id])
+        else:
+            record = app.waiter.remembered.find(self.id)
+            if record is None:
+                (record,) = load(app, self.backend, [self.id])
+                if record is not None:
+                    app.waiter.remembered.add(record, most=app.conf.result_cache_max)
         if record is not None:
             self._note(record)
         return record
-
-    def _remembered(self) -> Record | None:
-        """What another result of this id read before, where `result_cache_max` says so."""
-        app = self._app
-        if app is None or self._backend is not None or not remembers(app):
-            return None
-        return app.waiter.remembered.find(self.id)
 
     def _warn_of_eager(self) -> None:
         conf = None if self._app is None else self._app.conf
@@ -267,9 +266,6 @@ class Known(ResultNode):
 
     def _keep(self, record: Record) -> None:
         self._record, self._value = record, _UNSET
-        app = self._app
-        if app is not None and self._backend is None and remembers(app):
-            app.waiter.remembered.add(record, most=app.conf.result_cache_max)
         if self._seen is not None:
             self._seen.append((time.time(), record))
 

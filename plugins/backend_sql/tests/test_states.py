@@ -28,7 +28,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         url = request.getfixturevalue("postgres")
     # Tables of each test's own, since all share a server.
     names = {"task": f"tasks_{abs(hash(request.node.name))}", "group": f"groups_{abs(hash(request.node.name))}"}
-    made = SqlBackend(BackendConfig(url=url, settings={"database_table_names": names}))
+    made = SqlBackend(BackendConfig(url=url, timeout=30.0, settings={"database_table_names": names}))
     made.open()
     yield made
     made.close()
