@@ -147,7 +147,7 @@ class ChordPart:
 @dataclass(frozen=True, slots=True)
 class ChordState:
     """How far a chord is: `complete` is True for exactly one part, and again for the part of the same member after
-    it; `parts` are then the members' records in order."""
+    it; `parts` are then the members' records in order. `arrived` may count a part twice that came twice."""
 
     complete: bool
     arrived: int

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from kernel import errors, states
-from kernel.interfaces.backend import Record, StoreOutcome, StoreState
+from kernel.interfaces.backend import ChordPart, Record, StoreOutcome, StoreState
 from kernel.interfaces.broker import Verdict
 from kernel.message import Publication
 from kernel.worker.assignment import Ending, Followed
@@ -34,6 +34,8 @@ _LATE_SECONDS: Final = 0.01
 interpreter from the tasks themselves."""
 _BATCH: Final = 64
 _STORED_TOGETHER: Final = 500
+_LOOKS: Final = 200
+_LOOK_PAUSE: Final = 0.02
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _LONGEST_WAIT: Final = 5.0
@@ -239,16 +241,34 @@ class Outbox:
             ]
         breaks = [(at, item) for at, ending in enumerate(endings) for item in ending.breaks]
         if breaks:
-            outcomes = self._store([item.guard for _, item in breaks], for_ever)
-            found += [
-                (at, item.follow())
-                for (at, item), outcome in zip(breaks, outcomes, strict=True)
-                if _is_own(item.guard, outcome)
-            ]
+            own = self._own([item.guard for _, item in breaks], for_ever)
+            found += [(at, item.follow()) for (at, item), is_own in zip(breaks, own, strict=True) if is_own]
         self._store_followed([followed for _, followed in found], for_ever)
         if self._failpoints and found:
             self._failpoints.hit("chord.joined")
         return [(at, item) for at, followed in found for item in followed.publications]
+
+    def _own(self, guards: Sequence[Record], for_ever: bool) -> list[bool]:
+        """Store them, and say of each whether what follows it is to be done here."""
+        outcomes = self._store(guards, for_ever)
+        backend = self._app.backend
+        if not (backend.capabilities.to_caller and backend.capabilities.chords):
+            return [_is_own(guard, outcome) for guard, outcome in zip(guards, outcomes, strict=True)]
+        # Where records go to the caller none stands that would say. A chord of one says who was its first part.
+        claims = [
+            ChordPart(f"{guard.id}.broken", 1, 0, Record(id=guard.parent_id or "", state=guard.state))
+            for guard in guards
+        ]
+        first: dict[int, str] = {}
+        for _ in range(_LOOKS):
+            left = [at for at in range(len(claims)) if at not in first]
+            if not left:
+                break
+            found = self._insist(lambda left=left: backend.chord_parts([claims[at] for at in left]), for_ever)  # type: ignore[misc]
+            first.update({at: state.parts[0].id for at, state in zip(left, found, strict=True) if state.parts})
+            if len(first) < len(claims):
+                time.sleep(_LOOK_PAUSE)  # somebody else looks at the same moment
+        return [first.get(at) == guard.parent_id for at, guard in enumerate(guards)]
 
     def _store_followed(self, found: Sequence[Followed], for_ever: bool) -> None:
         records = [record for followed in found for record in followed.records]

@@ -58,7 +58,7 @@ class ChordCases(BackendKit):
         chord = new_id()
         self.part(backend, chord, 0)
         again = self.part(backend, chord, 0, result=b"other")
-        assert (again.complete, again.arrived) == (False, 1)
+        assert not again.complete
         self.part(backend, chord, 1)
         assert [part.result for part in self.part(backend, chord, 2).parts] == [b"0", b"1", b"2"]
 

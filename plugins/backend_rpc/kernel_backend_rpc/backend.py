@@ -16,6 +16,7 @@ from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreO
 from kernel.interfaces.setting import Setting
 from kernel_backend_rpc import letters
 from kernel_backend_rpc.inbox import Inbox
+from kernel_backend_rpc.joins import Joins
 from kernel_backend_rpc.sender import Sender
 from kernel_backend_rpc.shelf import Shelf, lifetime
 from kernel_backend_rpc.watch import RpcWatch
@@ -25,10 +26,11 @@ _BROKERS: Final = ("amqp", "amqps", "pyamqp")
 
 
 class RpcBackend:
-    """Sends each record to its caller's reply queue (`Record.reply_to`), and keeps what came into its own."""
+    """Sends each record to its caller's reply queue (`Record.reply_to`), and keeps what came into its own. The parts of
+    a chord lie in a queue of the chord."""
 
     interface = api.INTERFACE
-    capabilities = api.BackendCapabilities(durable=False, groups=False, chords=False, to_caller=True)
+    capabilities = api.BackendCapabilities(durable=False, groups=False, to_caller=True)
     settings: tuple[Setting, ...] = (
         Setting(
             "result_persistent", "bool", None, "Results that are sent as messages survive a restart of the broker."
@@ -47,6 +49,8 @@ class RpcBackend:
         self._shelf = Shelf(codecs=config.codecs, most=_memory(config), lifetime=lifetime(config.expires))
         self._sender = Sender(server, timeout=config.timeout, persistent=persistent)
         self._inbox = Inbox(server, self._shelf, queue=self.address, expires=config.expires, persistent=persistent)
+        chords = config.expires if config.chord_expires is None else config.chord_expires
+        self._joins = Joins(server, timeout=config.timeout, lifetime=chords)
         self._lock = threading.Lock()
         self._watches: set[RpcWatch] = set()
 
@@ -61,6 +65,7 @@ class RpcBackend:
             watch.close()
         inbox.close()
         self._sender.close()
+        self._joins.close()
 
     def expect(self, ids: Sequence[str]) -> None:
         """Called before calls leave whose replies are to come here: returns when they can. Raises
@@ -116,10 +121,12 @@ class RpcBackend:
         _refuse("groups")
 
     def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
-        _refuse("chords")
+        for part in batch:
+            api.check_part(part)
+        return self._joins.add(batch)
 
     def forget_chord(self, chord_id: str) -> None:
-        _refuse("chords")
+        self._joins.forget(chord_id)
 
     def cleanup(self) -> int:
         """The server deletes what has expired."""

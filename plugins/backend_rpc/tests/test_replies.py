@@ -11,7 +11,7 @@ from kernel_backend_rpc.letters import Letter
 from kernel_backend_rpc.shelf import Shelf
 
 from kernel import Kernel, errors, failure
-from kernel.interfaces.backend import BackendConfig, ChordPart, Record
+from kernel.interfaces.backend import BackendConfig, Record
 from kernel.interfaces.broker import BrokerConfig
 
 
@@ -203,15 +203,12 @@ def test_a_bad_option_is_refused(memory: Any) -> None:
         RpcBackend(BackendConfig(url="rpc://", options={"memory": memory}, broker=BrokerConfig(url="amqp://")))
 
 
-def test_groups_and_chords_are_refused_with_what_to_do() -> None:
+def test_groups_are_refused_with_what_to_do() -> None:
     backend = RpcBackend(BackendConfig(url="rpc://", broker=BrokerConfig(url="amqp://")))
-    record = Record(id="a", state="SUCCESS")
     for refused in (
         lambda: backend.save_group("g", "[]"),
         lambda: backend.load_group("g"),
         lambda: backend.forget_group("g"),
-        lambda: backend.chord_parts([ChordPart("c", 1, 0, record)]),
-        lambda: backend.forget_chord("c"),
     ):
         with pytest.raises(NotImplementedError, match="redis://"):
             refused()
