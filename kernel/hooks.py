@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkab
 
 import pluggy
 
-from kernel.interfaces.broker import Delivery, Verdict
-from kernel.interfaces.outcome import Admission, Decision, Outcome
-from kernel.interfaces.sender import Sender
-from kernel.interfaces.serializer import Compressor, Serializer
 from kernel.interfaces.setting import Setting
-from kernel.interfaces.unit import Unit
-from kernel.message import Publication
 
 if TYPE_CHECKING:
     import click
 
     from kernel.app import Kernel
+    from kernel.interfaces.broker import Delivery, Verdict
+    from kernel.interfaces.outcome import Admission, Decision, Outcome
+    from kernel.interfaces.sender import Sender
+    from kernel.interfaces.serializer import Compressor, Serializer
+    from kernel.interfaces.unit import Unit
+    from kernel.message import Publication
     from kernel.request import Request
     from kernel.task import Task
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 from kernel import drivers
 from kernel.app.embedded import embedded_path, url_of
 from kernel.config import mask_url
-from kernel.interfaces.backend import BackendConfig
-from kernel.interfaces.broker import BrokerConfig
+from kernel.interfaces.broker_config import BrokerConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kernel.config import Settings
+    from kernel.interfaces.backend import BackendConfig
 
 _NO_RESULTS: Final = frozenset({"disabled", "disabled://"})
 
@@ -77,6 +77,8 @@ class Addresses:
         url = self.backend_url
         if url is None:
             return None
+        from kernel.interfaces.backend import BackendConfig  # what a program that only defines tasks does not need
+
         conf = self._conf
         driver = drivers.load("backends", url, choices=conf.drivers)
         conf.declare(driver.settings, f"the result backend {url.partition(':')[0]}")

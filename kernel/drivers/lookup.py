@@ -8,6 +8,7 @@ hold passwords: the scheme says enough.
 from __future__ import annotations
 
 import difflib
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from kernel import errors
 from kernel.drivers import entrypoints
 from kernel.drivers.entrypoints import Offer
 from kernel.drivers.table import DRIVERS
-from kernel.interfaces import backend, broker, pool, schedule, serializer
 
 Kind = Literal["brokers", "backends", "serializers", "compressors", "pools", "schedulers"]
 State = Literal["installed", "ok", "conflict", "broken", "incompatible", "not installed"]
@@ -27,20 +27,31 @@ KINDS: Final[tuple[Kind, ...]] = ("brokers", "backends", "serializers", "compres
 
 @dataclass(frozen=True, slots=True)
 class _Interface:
-    """How a kind is called in a text, the version that we speak, and the contract."""
+    """How a kind is called in a text, and where its contract is, which is imported with the first driver."""
 
     word: str
-    version: tuple[int, int]
-    protocol: type
+    module: str
+    name: str
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The one that we speak."""
+        found: tuple[int, int] = importlib.import_module(self.module).INTERFACE
+        return found
+
+    @property
+    def protocol(self) -> type:
+        found: type = getattr(importlib.import_module(self.module), self.name)
+        return found
 
 
 _INTERFACES: Final[Mapping[str, _Interface]] = {
-    "brokers": _Interface("broker", broker.INTERFACE, broker.Broker),
-    "backends": _Interface("result backend", backend.INTERFACE, backend.Backend),
-    "serializers": _Interface("serializer", serializer.INTERFACE, serializer.Serializer),
-    "compressors": _Interface("compressor", serializer.INTERFACE, serializer.Compressor),
-    "pools": _Interface("pool", pool.INTERFACE, pool.Pool),
-    "schedulers": _Interface("scheduler", schedule.INTERFACE, schedule.ScheduleStore),
+    "brokers": _Interface("broker", "kernel.interfaces.broker", "Broker"),
+    "backends": _Interface("result backend", "kernel.interfaces.backend", "Backend"),
+    "serializers": _Interface("serializer", "kernel.interfaces.serializer", "Serializer"),
+    "compressors": _Interface("compressor", "kernel.interfaces.serializer", "Compressor"),
+    "pools": _Interface("pool", "kernel.interfaces.pool", "Pool"),
+    "schedulers": _Interface("scheduler", "kernel.interfaces.schedule", "ScheduleStore"),
 }
 # Schemes that Celery users have in their settings, and the driver that serves them.
 _ALIASES: Final[Mapping[str, str]] = {

@@ -7,6 +7,8 @@ its order of implementations is bound into tuples once, and calls go through tho
 
 from __future__ import annotations
 
+import functools
+import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +23,16 @@ from kernel.extensions.hot import Bound, HotHooks
 from kernel.extensions.sources import Selection, Source, Wanted, explicit, select
 from kernel.extensions.watch import HookWatch, Running
 from kernel.hooks import SPECS
-from kernel.interfaces import outcome
 
 Where = Literal["app", "engine"]
 
-_ADMISSION: Final = (outcome.Run, outcome.Skip, outcome.Delay, outcome.DeadLetter)
+_ADMISSION: Final = ("Run", "Skip", "Delay", "DeadLetter")
+# By their names in `outcome`, which is imported when a plugin has answered: a program that only publishes needs it not.
 # A decision that nobody understands would be taken for "no opinion": False from an admit hook would run the task.
-_ANSWERS: Final[Mapping[str, tuple[type, ...]]] = {
-    "kernel_route": (hooks.Route,),
+_ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
     "kernel_message_invalid": _ADMISSION,
     "kernel_task_admit": _ADMISSION,
-    "kernel_task_decide": (outcome.Succeed, outcome.Fail, outcome.RetryLater, outcome.RejectMessage),
+    "kernel_task_decide": ("Succeed", "Fail", "RetryLater", "RejectMessage"),
 }
 
 
@@ -387,11 +388,24 @@ class Extensions:
             raise _together(failed)
 
     def _understood(self, hook: str, plugin: str, answer: Any) -> Any:
-        expected = _ANSWERS.get(hook)
-        if expected is None or answer is None or isinstance(answer, expected):
+        if answer is None:
+            return answer
+        expected = _answers(hook)
+        if not expected or isinstance(answer, expected):
             return answer
         right = ", ".join(kind.__name__ for kind in expected)
         raise errors.PluginError(f"plugin {plugin!r} answered {answer!r} in {hook}; right are {right}, or None")
+
+
+@functools.cache
+def _answers(hook: str) -> tuple[type, ...]:
+    """What plugins may answer, besides None; empty where it may be anything."""
+    if hook == "kernel_route":
+        return (hooks.Route,)
+    if hook not in _ANSWERS:
+        return ()
+    outcome = importlib.import_module("kernel.interfaces.outcome")
+    return tuple(getattr(outcome, name) for name in _ANSWERS[hook])
 
 
 _HISTORIC: Final = frozenset({"kernel_configure", "kernel_task_registered"})
