@@ -151,19 +151,41 @@ class Signature(dict[str, Any], Generic[R_co]):
         args: Sequence[Any] = self["args"]
         return args
 
+    @args.setter
+    def args(self, value: Sequence[Any]) -> None:
+        self["args"] = tuple(value)
+
     @property
     def kwargs(self) -> dict[str, Any]:
         kwargs: dict[str, Any] = self["kwargs"]
         return kwargs
+
+    @kwargs.setter
+    def kwargs(self, value: Mapping[str, Any]) -> None:
+        self["kwargs"] = dict(value)
 
     @property
     def options(self) -> dict[str, Any]:
         options: dict[str, Any] = self["options"]
         return options
 
+    @options.setter
+    def options(self, value: Mapping[str, Any]) -> None:
+        self["options"] = dict(value)
+
     @property
     def immutable(self) -> bool:
         return bool(self["immutable"])
+
+    @immutable.setter
+    def immutable(self, value: bool) -> None:
+        self.set_immutable(value)
+
+    @property
+    def subtask_type(self) -> str | None:
+        """The name of its class in dictionaries; None for a call of one task."""
+        kind: str | None = self["subtask_type"]
+        return kind
 
     @property
     def id(self) -> str | None:
@@ -330,6 +352,8 @@ class Signature(dict[str, Any], Generic[R_co]):
         return found
 
     def _append(self, option: str, signature: Signature[Any]) -> Signature[Any]:
+        if not isinstance(signature, Mapping):
+            raise TypeError(f"{option} is a signature, such as task.s(), and not a {type(signature).__name__}")
         if _leads_to(signature, self):
             raise cycle_of([self] if signature is self else [self, signature])
         links = self.options.get(option)
@@ -463,18 +487,23 @@ def signature(
     task: str | Task[Any, Any] | Mapping[str, Any],
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     *,
     app: Kernel | None = None,
-    **options: Any,
+    immutable: bool | None = None,
+    **more_options: Any,
 ) -> Signature[Any]:
     """A call as data: of a name, of a task, or what a dictionary describes; of a signature, a clone.
 
     Arguments and options given with a dictionary or a signature are added as `clone` adds them.
     """
-    if isinstance(task, Mapping):
-        found = task if isinstance(task, Signature) else Signature.from_dict(task, app)
-        return found.clone(args or (), kwargs, **options)
-    return Signature(task, args, kwargs, app=app, **options)
+    if not isinstance(task, Mapping):
+        return Signature(task, args, kwargs, options, immutable=bool(immutable), app=app, **more_options)
+    found = task if isinstance(task, Signature) else Signature.from_dict(task, app)
+    made = found.clone(args or (), kwargs, **{**(options or {}), **more_options})
+    if immutable is not None:
+        made.set_immutable(immutable)
+    return made
 
 
 def maybe_signature(data: Any, app: Kernel | None = None) -> Any:

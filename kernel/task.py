@@ -386,6 +386,8 @@ class Task(Generic[P, R_co]):
         signature.rewrites = args is not None or kwargs is not None
         return signature
 
+    subtask_from_request = signature_from_request
+
     # --- from inside the body -------------------------------------------------------------------------------
 
     def retry(
@@ -454,6 +456,12 @@ class Task(Generic[P, R_co]):
             sig.apply_async()
             raise errors.Ignore("Replaced by new task")
         raise errors.Replaced(sig=sig)
+
+    def add_trail(self, result: Any) -> Any:
+        """Let `result` be one of the children of the task that runs here, unless `trail` is off; returns it."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
 
     def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
         """Let `sig` be a member, too, of the chord that this task is a member of: the body waits for it, and gets its

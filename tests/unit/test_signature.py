@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from kernel import errors
+from kernel import chain, errors, group
 from kernel.app import Kernel
 from kernel.call import Call
+from kernel.canvas.chord import chord
 from kernel.request import Request, current_request
-from kernel.signature import Signature, as_signatures, maybe_signature
+from kernel.signature import Signature, as_signatures, maybe_signature, signature
 from kernel.task import Task
 
 
@@ -160,3 +161,134 @@ def test_the_call_that_a_link_means(add: Task[..., Any]) -> None:
 
 def test_display(add: Task[..., Any]) -> None:
     assert repr(add.s(1, y="a")) == "add(1, y='a')"
+
+
+def test_the_parts_can_be_set(add: Task[..., Any]) -> None:
+    made = add.s()
+    made.args, made.kwargs, made.options, made.immutable = [1], {"y": 2}, {"queue": "q"}, True
+    assert made == add.si(1, y=2).set(queue="q")
+    assert made.subtask_type is None
+
+
+def test_ways_to_make_one(app: Kernel, add: Task[..., Any]) -> None:
+    expected = add.s(1, y=2).set(queue="q", priority=3)
+    for made in (
+        signature("add", (1,), {"y": 2}, {"queue": "q"}, priority=3),
+        signature(add, (1,), {"y": 2}, options={"queue": "q", "priority": 3}),
+        app.signature("add", args=(1,), kwargs={"y": 2}, options={"queue": "q"}, priority=3),
+        add.signature((1,), {"y": 2}, queue="q", priority=3),
+        add.subtask((1,), {"y": 2}, options={"queue": "q"}, priority=3),
+        signature(dict(add.s(y=2)), (1,), None, {"queue": "q"}, priority=3),
+        signature(add.s(1), kwargs={"y": 2}, queue="q", priority=3),
+    ):
+        assert made == expected
+    assert signature(add.s(1), immutable=True).immutable
+    assert not signature(add.si(1), immutable=False).immutable
+    assert signature("add", (1,), immutable=True) == Signature("add", (1,), immutable=True)
+
+
+# --- what is wrong is told before anything is published -----------------------------------------------------
+
+
+def cycle(app: Kernel) -> Signature[Any]:
+    made = app.tasks["add"].s(1)
+    made.options["link"] = [{"task": "between", "options": {"link": [made]}}]
+    return made
+
+
+def s(app: Kernel, name: str) -> Any:
+    return app.tasks[name].s
+
+
+LOST = {"task": "y", "subtask_type": "frob"}
+
+# What is wrong · the signature · the error · what it names.
+WRONG: list[tuple[str, Any, type[Exception], str]] = [
+    ("lacks an argument", lambda a: s(a, "add")(), TypeError, "add"),
+    ("one too many", lambda a: s(a, "add")(1, 2, 3), TypeError, "add"),
+    ("the second of a chain", lambda a: s(a, "add")(1) | s(a, "add")(1, 2), TypeError, "add"),
+    ("takes nothing", lambda a: s(a, "add")(1) | s(a, "none")(), TypeError, "none"),
+    ("still lacks one", lambda a: s(a, "add")(1) | s(a, "three")(), TypeError, "three"),
+    (
+        "the third",
+        lambda a: chain(s(a, "add")(1).set(immutable=True), s(a, "add")(1).set(immutable=True), s(a, "none")()),
+        TypeError,
+        "none",
+    ),
+    ("in a group", lambda a: s(a, "add")(1) | group(s(a, "add")(), s(a, "none")()), TypeError, "none"),
+    ("a chord's header", lambda a: chord([s(a, "add")()], s(a, "add")()), TypeError, "add"),
+    ("a chord's body", lambda a: chord([s(a, "add")(1)], s(a, "none")()), TypeError, "none"),
+    ("after a chord", lambda a: group(s(a, "add")(1)) | s(a, "add")() | s(a, "none")(), TypeError, "none"),
+    ("a callback", lambda a: s(a, "add")(1).set(link=s(a, "none")()), TypeError, "none"),
+    ("a callback's", lambda a: s(a, "add")(1).set(link=s(a, "add")().set(link=[s(a, "none")()])), TypeError, "none"),
+    ("a name", lambda a: s(a, "add")(1) | s(a, "add")(z=1), TypeError, "add"),
+    ("a cycle", cycle, ValueError, "between -> add -> between"),
+    ("an unknown type", lambda a: s(a, "add")(1).set(link=LOST), errors.InvalidTaskError, "frob"),
+    (
+        "an unknown type below",
+        lambda a: s(a, "add")(1).set(link_error={"task": "x", "options": {"link": [LOST]}}),
+        errors.InvalidTaskError,
+        "frob",
+    ),
+    ("no link", lambda a: s(a, "add")(1).set(link=5), TypeError, "link"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "named"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+def test_what_is_wrong_is_told_and_nothing_is_published(
+    app: Kernel, make: Any, error: type[Exception], named: str
+) -> None:
+    app.task(name="none")(lambda: 1)
+    app.task(name="three")(lambda x, y, z: 1)
+    with pytest.raises(error, match=named):
+        make(app).apply_async()
+    assert not app.broker.peek("celery", 10)
+
+
+def test_what_only_the_worker_knows_is_not_checked(app: Kernel) -> None:
+    app.task(name="untyped", typing=False)(lambda: 1)
+    add, untyped = app.tasks["add"], app.tasks["untyped"]
+    for made in (
+        add.s(1) | untyped.s(1, 2) | app.signature("elsewhere", (1, 2, 3)),
+        add.s(1).set(link=[untyped.s(), app.signature("elsewhere")], link_error=[untyped.s()]),
+        chord([add.s(1)], add.s(), kwargs={"kwargs": {"y": 2}}),
+        group(add.s(), add.s(), y=2).clone((1,)),
+        chain(add.s(1), group(), add.s()),
+    ):
+        made.apply_async()
+    assert len(app.broker.peek("celery", 100)) == 6
+
+
+@pytest.mark.parametrize("option", ["link", "link_error"])
+def test_a_link_that_leads_back_is_refused(add: Task[..., Any], option: str) -> None:
+    first, second, third = add.s(1), add.s(2), add.s(3)
+    first.link(second)
+    second.link_error(third)
+    with pytest.raises(ValueError, match="a cycle of signatures"):
+        getattr(third, option)(first)
+    with pytest.raises(ValueError, match="add -> add"):
+        getattr(third, option)(third)
+    getattr(third, option)(add.s(3))  # one like it is another one
+    with pytest.raises(TypeError, match="not a list"):
+        getattr(third, option)([add.s(1)])
+
+
+# --- on their way -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack", "pickle"])
+def test_they_survive_every_serializer_at_any_depth(serializer: str) -> None:
+    with Kernel("tests", broker="memory://", accept_content=["json", "yaml", "msgpack", "pickle"]) as app:
+        app.task(name="add")(lambda *args: args)
+        add = app.tasks["add"].s
+        inner = add(add(1).set(link=[add(2)]))
+        made = chord([add(1), group(inner, add(4)) | add(5)], chain(add(), group(add(), inner))).set(queue="q")
+        call = Call("add", (made, [made, {"k": made}]), {"made": made}, {"serializer": serializer})
+        args, kwargs, _ = app.codecs.decode_body(app.publisher.prepare(call).message)
+        expected = json.loads(json.dumps(made))
+        for found in (args[0], args[1][0], args[1][1]["k"], kwargs["made"]):
+            again = maybe_signature(found, app)
+            assert (type(again), again.app) == (type(made), app)
+            assert json.loads(json.dumps(again)) == expected
+        data, content_type, _ = app.codecs.encode_result(made, serializer)
+        assert json.loads(json.dumps(app.codecs.decode_result(data, content_type))) == expected
