@@ -20,10 +20,17 @@ _log: Final = logging.getLogger("kernel.worker")
 def look(app: Kernel) -> None:
     """On a thread, with a connection of its own: nobody waits for it, and the log says what is wrong, once.
 
-    A backend that is where the broker is needs no look.
+    A backend that is where the broker is needs no look, unless it has tables to make.
     """
-    if app.backend_url is not None and app.backend_url != app.addresses.broker_url():
+    if app.backend_url is not None and (app.backend_url != app.addresses.broker_url() or _makes_tables(app)):
         threading.Thread(target=_look, args=(app,), name="kernel-lookout", daemon=True).start()
+
+
+def _makes_tables(app: Kernel) -> bool:
+    if not app.conf.database_create_tables_at_setup:
+        return False
+    driver = drivers.load("backends", app.backend_url or "", choices=app.conf.drivers)
+    return any(setting.name == "database_create_tables_at_setup" for setting in driver.settings)
 
 
 def _look(app: Kernel) -> None:

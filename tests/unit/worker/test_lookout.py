@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,5 +84,23 @@ def test_nothing_is_said_of_one_that_works(
 def test_there_is_no_look_without_a_backend_or_where_the_broker_is(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, url: str | None
 ) -> None:
-    monkeypatch.setattr(drivers, "load", lambda *_, **__: pytest.fail("nothing is to be opened"))
+    monkeypatch.setattr(Backend, "open", lambda self: pytest.fail("nothing is to be opened"))
+    monkeypatch.setattr(drivers, "load", lambda *_, **__: Backend)
+    monkeypatch.setattr(Backend, "closed", 0)
     assert looked(caplog, Kernel("lookout", broker_url="memory://one", result_backend=url)) == []
+    assert Backend.closed == 0
+
+
+@pytest.mark.parametrize("at_setup", [True, False])
+def test_tables_are_made_when_the_worker_starts(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, at_setup: bool
+) -> None:
+    url = f"sqlite:///{tmp_path}/data.db"
+    names = {"task": "my_tasks", "group": "my_groups"}
+    settings: dict[str, Any] = {"database_table_names": names, "database_create_tables_at_setup": at_setup}
+    with Kernel("lookout", broker_url=url, result_backend=url, **settings) as app:
+        assert looked(caplog, app) == []
+    connection = sqlite3.connect(tmp_path / "data.db")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    assert ({"my_tasks", "my_groups", "kernel_my_tasks", "kernel_my_tasks_history"} <= tables) is at_setup
