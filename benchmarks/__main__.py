@@ -12,7 +12,7 @@ import os
 import sys
 
 from benchmarks import report
-from benchmarks.cases import memory, postgresql, rabbitmq, redis, rest, sqlite, start
+from benchmarks.cases import canvas, memory, postgresql, rabbitmq, redis, rest, sqlite, start
 from benchmarks.harness import Case, measure, say
 
 CASES: list[Case] = [
@@ -23,6 +23,7 @@ CASES: list[Case] = [
     *postgresql.CASES,
     *redis.CASES,
     *rabbitmq.CASES,
+    *canvas.CASES,
 ]
 
 

@@ -27,6 +27,8 @@ def make() -> Kernel:
     made.task(name="anoop", ignore_result=True)(anoop)
     made.task(name="echo")(echo)
     made.task(name="hold", ignore_result=True)(hold)
+    made.task(name="step")(step)
+    made.task(name="collect")(collect)
     return made
 
 
@@ -41,6 +43,16 @@ async def anoop(number: int) -> None:
 def echo(number: int, text: str = "") -> list[Any]:
     mark(number)
     return [number, text]
+
+
+def step(number: int) -> int:
+    mark(number)
+    return number + 1
+
+
+def collect(values: list[list[Any]]) -> list[int]:
+    """How many there are, and whether they are all there: the sum of their numbers."""
+    return [len(values), sum(number for number, _ in values)]
 
 
 def hold(seconds: float) -> None:

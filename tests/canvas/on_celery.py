@@ -48,7 +48,7 @@ def seen_of(case: Any, app: Any, ledger: Ledger) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     app, ledger = make(folder)
-    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="CRITICAL"):
+    with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, loglevel="CRITICAL"):
         found = {case.name: seen_of(case, app, ledger) for case in CASES if not case.celery_cannot}
     sys.stdout.write(json.dumps(found))
 
