@@ -135,9 +135,13 @@ class Outbox:
 
     def flush_now(self) -> None:
         """The same, and wait for whoever is at it already: for a bounded time, since a server may be away."""
-        self.flush()
         if self._flushing.acquire(timeout=_LONGEST_WAIT):
-            self._flushing.release()
+            try:
+                # What waits now may wait for whoever had this lock, and has not begun with it.
+                while self._pending:
+                    self._carry_out_pending()
+            finally:
+                self._flushing.release()
 
     def flush_soon(self) -> None:
         """The same within about two milliseconds, on a thread: for callers that must not wait for a server."""

@@ -249,3 +249,14 @@ def test_who_looks_for_a_record_waits_for_the_one_that_is_being_stored(bench: Be
     bench.outbox.flush_now()
     assert [record.id for record in bench.stored] == ["id1"]
     other.join(10)
+
+
+def test_and_for_those_that_came_while_others_were_being_stored(bench: Bench) -> None:
+    """Whoever has the lock need not be the one who stores them, and may not have begun with them when it is free."""
+    keep_for_company(bench)
+    bench.outbox._flushing.acquire()
+    bench.outbox.add(ending(1), more_soon=True)
+    threading.Timer(0.05, bench.outbox._flushing.release).start()
+    bench.outbox.flush_now()
+    assert [record.id for record in bench.stored] == ["id1"]
+    bench.outbox.close()
