@@ -20,7 +20,7 @@ from kernel.naming import derive_id, new_id, process_name
 from kernel.options import CALL_OPTIONS, split_call_options
 from kernel.plan import Plan
 from kernel.request import RESERVED_HEADERS, Request, check_headers, parse_time_limits, running_request
-from kernel.routing.address import Address, layered
+from kernel.routing.address import PLACE, Address, layered
 from kernel.routing.routing import Routing
 from kernel.saferepr import args_repr, kwargs_repr
 from kernel.signature import as_signatures
@@ -138,7 +138,9 @@ class Publisher:
         props["correlation_id"] = lineage[0]
         if until is not None:
             left = until.timestamp() - now
-            props["expiration"] = str(max(0, round(left * 1000)))
+            if not (options.get("chord") or options.get("chain")):
+                # A server may drop what has expired; whoever waits for what was to come after it is told by a worker.
+                props["expiration"] = str(max(0, round(left * 1000)))
             if left < 0:
                 # Seldom meant, and nobody else says so: the task is revoked as soon as a worker has it.
                 _logger().warning("task %s[%s] expired %.0f s before it was sent", call.name, lineage[0], -left)
@@ -170,10 +172,12 @@ class Publisher:
         for option in _CLEARABLE:
             if option in given and given[option] is None:
                 options.pop(option, None)
-        properties = {name: options.pop(name) for name in options.keys() - CALL_OPTIONS}
-        if properties:
+        if not options.keys() <= CALL_OPTIONS:
+            properties = {name: options.pop(name) for name in options.keys() - CALL_OPTIONS}
             # What a route says and no option is called: it goes along, as with the caller's own.
             options["properties"] = {**properties, **(options.get("properties") or {})}
+        if made.fixed and PLACE.isdisjoint(given):
+            return options, made.address
         return options, self.routing.address(options)
 
     def _priority(self, options: Mapping[str, Any]) -> int:
@@ -263,8 +267,8 @@ class Publisher:
         address = self._again(known, queue)
         priority = self._priority(known) if known.get("priority") is not None else message.priority
         props = {**message.properties, "priority": priority, **extra}
-        props.pop("expiration", None)
-        if until is not None:
+        dropped = props.pop("expiration", None) is not None or known.get("expires") is not None
+        if until is not None and dropped:
             props["expiration"] = str(max(0, round((until.timestamp() - now) * 1000)))
         publication = Publication(
             Message(

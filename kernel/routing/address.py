@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from kernel.routing.topology import Topology
 
 _PLACE: Final = ("exchange", "exchange_type", "routing_key")
+PLACE: Final = frozenset({"queue", *_PLACE})
+"""The options that say where a call goes."""
 
 
 class Address(NamedTuple):
@@ -55,13 +57,16 @@ def _given(options: Mapping[str, Any], topology: Topology) -> Exchange | None:
         if exchange is None or exchange == "":
             return None if kind is None else Exchange("", kind)
         if isinstance(exchange, str):
-            known = topology.exchange(exchange)
-            if known is not None and kind in (None, known.type):
-                return known
-            return Exchange(exchange, "direct") if kind is None else topology.note(Exchange(exchange, kind))
-        return topology.note(as_exchange(exchange))
+            return topology.exchange(exchange) or _noted(Exchange(exchange, kind or "direct"), topology, kind)
+        found = as_exchange(exchange)
+        return topology.exchange(found.name) or _noted(found, topology, found.type)
     except ImproperlyConfigured as exc:
         raise ValueError(str(exc)) from None
+
+
+def _noted(exchange: Exchange, topology: Topology, kind: str | None) -> Exchange:
+    """Remembered, if the call says of what type it is; what queues say of their exchanges is known better."""
+    return exchange if kind is None else topology.note(exchange)
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

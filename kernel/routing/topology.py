@@ -67,7 +67,9 @@ class Topology:
                 raise ImproperlyConfigured(f"task_queues defines {queue.name!r} twice")
             self.defined[queue.name] = self._completed(queue)
         self._made: dict[str, Queue] = {} if self.default_name in self.defined else {self.default_name: default}
-        self._noted: dict[str, Exchange] = {}
+        self._exchanges: dict[str, Exchange] = {}
+        for queue in (*self.defined.values(), *self._made.values()):
+            self._remember(queue)
         self._aliases = {queue.alias: queue.name for queue in self.defined.values() if queue.alias}
 
     def _completed(self, queue: Queue) -> Queue:
@@ -112,10 +114,15 @@ class Topology:
 
     def _keep(self, queue: Queue) -> Queue:
         if queue.name not in self.defined:
-            if len(self._made) >= _MOST:
-                self._made.clear()
-            self._made[queue.name] = queue
+            # Another dictionary, for others may be looking through the old one.
+            self._made = {**(self._made if len(self._made) < _MOST else {}), queue.name: queue}
+            self._remember(queue)
         return queue
+
+    def _remember(self, queue: Queue) -> None:
+        for each in queue.bound:
+            if each.exchange.name not in self._exchanges:
+                self.note(each.exchange)
 
     # --- telling --------------------------------------------------------------------------------------------
 
@@ -175,18 +182,14 @@ class Topology:
         ]
 
     def exchange(self, name: str) -> Exchange | None:
-        """The exchange of that name, where a queue is bound to it."""
-        for queue in self._all():
-            for each in queue.bound:
-                if each.exchange.name == name:
-                    return each.exchange
-        return self._noted.get(name)
+        """The exchange of that name, where a queue is bound to it or a call has said what it is."""
+        return self._exchanges.get(name)
 
     def note(self, exchange: Exchange) -> Exchange:
-        """A call says what an exchange is, which no queue of ours is bound to."""
-        if len(self._noted) >= _MOST:
-            self._noted.clear()
-        self._noted[exchange.name] = exchange
+        """Remember what an exchange is."""
+        if len(self._exchanges) >= 2 * _MOST:
+            self._exchanges = {each.exchange.name: each.exchange for queue in self._all() for each in queue.bound}
+        self._exchanges[exchange.name] = exchange
         return exchange
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kernel import errors
+from kernel.interfaces.broker import ConsumeOptions, Delivery, Settlement, Verdict
 from kernel.routing.topology import worker_direct
 from kernel.testing.rabbitmq import rabbitmq_server
 from kernel.testing.servers import redis_server
@@ -31,15 +32,18 @@ app.conf.update(
         Queue("one", news),
         Queue("two", news),
         Broadcast("all"),
+        Queue("ranked", max_priority=10),
     ],
     task_routes={
         "proj.letter": {"queue": "eu", "routing_key": "mail.eu.de"},
         "proj.parcel": {"exchange": "parcels", "routing_key": "right"},
         "proj.paper": "one",
         "proj.shout": "all",
+        "proj.routed": {"queue": "ranked", "priority": 6},
     },
     task_annotations={"proj.shout": {"ignore_result": True}},
     worker_direct=True,
+    task_default_priority=1,
     task_create_missing_queues=False,
 )
 
@@ -53,6 +57,10 @@ def where(self, key):
 
 for name in ("plain", "letter", "parcel", "paper", "shout"):
     app.task(bind=True, name="proj." + name)(where)
+
+
+app.task(bind=True, name="proj.routed")(where)
+app.task(bind=True, name="proj.urgent", priority=9)(where)
 
 
 @app.task
@@ -74,7 +82,7 @@ def project(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             url = stack.enter_context(rabbitmq_server()).url
             settings = {"broker": url, "backend": "rpc://"}
         project = stack.enter_context(project_in(folder / "p", tasks=TASKS, **settings))
-        first = stack.enter_context(WorkerProcess(project, "-c", "1", "-X", "post", "-n", "first@%h"))
+        first = stack.enter_context(WorkerProcess(project, "-c", "1", "-X", "post,ranked", "-n", "first@%h"))
         stack.enter_context(WorkerProcess(project, "-c", "1", "-Q", "post,all", "-n", "second@%h"))
         project.hostname = first.log.partition("kernel worker ")[2].split()[0]  # type: ignore[attr-defined]
         yield project
@@ -132,3 +140,24 @@ def test_what_goes_nowhere_is_refused_and_told(project: Project) -> None:
     with pytest.raises(errors.QueueNotFound, match="no queue 'other'"):
         project.app.send_task("proj.letter", ("z",), queue="other")
     assert take(project, "z") == {}
+
+
+def test_priorities_of_settings_routes_tasks_and_calls(project: Project) -> None:
+    app = project.app
+    project.task("plain").apply_async(("m",), queue="ranked")
+    project.task("plain").apply_async(("n",), queue="ranked", priority=4)
+    project.task("urgent").apply_async(("o",), queue="ranked")
+    project.task("routed").apply_async(("p",))
+    wait_for(lambda: app.broker.stats(["ranked"])[0].ready == 4, TIMEOUT)
+    consumer = app.broker.consume(["ranked"], ConsumeOptions(owner="test"))
+    taken: list[Delivery] = []
+
+    def take_all() -> bool:
+        taken.extend(consumer.fetch(10, 1 << 20, 0.5))
+        return len(taken) == 4
+
+    wait_for(take_all, TIMEOUT)
+    found = [delivery.message.priority for delivery in taken]
+    assert found == ([1, 4, 6, 9] if app.broker.capabilities.low_first else [9, 6, 4, 1])
+    consumer.settle([Settlement(delivery, Verdict.ACK) for delivery in taken])
+    consumer.close()

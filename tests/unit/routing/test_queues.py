@@ -302,3 +302,13 @@ def test_it_travels_as_json() -> None:
 
     found = of(ROUTES, direct=True)
     assert Consuming.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_call_does_not_change_what_an_exchange_is() -> None:
+    made = topology(task_queues=QUEUES)
+    address_of({"exchange": "mail", "exchange_type": "direct", "routing_key": "k"}, made)
+    address_of({"exchange": Exchange("news", "topic"), "routing_key": "k"}, made)
+    assert (made.exchange("mail"), made.exchange("news")) == (MAIL, NEWS)
+    address_of({"exchange": "else", "exchange_type": "topic", "routing_key": "k"}, made)
+    assert made.exchange("else") == Exchange("else", "topic")
+    assert made.exchange("nobody") is None
