@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kernel import errors
 from kernel.canvas.groups import group
+from kernel.canvas.unlocking import add_unlock_task
 from kernel.naming import new_id
 from kernel.signature import Lineage, Signature, maybe_signature
 
@@ -199,6 +200,7 @@ def add_builtin_tasks(app: Kernel) -> None:
         return args if index is None else args[index]
 
     app.task(name=ACCUMULATE)(celery_accumulate)
+    add_unlock_task(app)
     app.task(name=MAP)(celery_map)
     app.task(name=STARMAP)(celery_starmap)
 

@@ -270,6 +270,7 @@ RESULTS: Final = (
         "Age at which what is known of a chord is deleted; None: `result_expires`.",
         True,
     ),
+    Setting("result_chord_retry_interval", "seconds", 1.0, "Pause between looks at an unfinished chord of Celery's."),
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),
     Setting("result_backend_transport_options", "dict", {}, "Options of the result backend's driver."),

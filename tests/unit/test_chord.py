@@ -449,3 +449,23 @@ def test_parts_are_kept_until_the_body_runs(running: Kernel) -> None:
     (state,) = running.backend.chord_parts([ChordPart(result.parent.id, 2, 1, record)])
     assert not state.complete
     assert not state.parts
+
+
+@pytest.mark.parametrize("name", ["one", "fail"])
+def test_a_chord_of_celery_s_where_it_looks_for_the_results(running: Kernel, name: str) -> None:
+    """As Celery publishes it: nothing in the members says how many they are, and a task waits for them."""
+    body = s(running, "total").on_error(s(running, "errback"))
+    waited = body.freeze("body-" + name + running.conf.result_backend[:2])
+    header = group(s(running, name, n) for n in range(3))
+    made = header.freeze()
+    for member in header.tasks:
+        member.options["chord"] = dict(body)
+    unlock = {"result": [member.as_tuple() for member in made.results], "interval": 0.05}
+    running.send_task("celery.chord_unlock", (made.id, json.loads(json.dumps(body))), unlock)
+    header.apply_async()
+    if name == "one":
+        assert waited.get(timeout=TIMEOUT) == 3
+        return
+    with pytest.raises(errors.ChordError, match=r"Dependency .* raised ValueError"):
+        waited.get(timeout=TIMEOUT)
+    wait_for(lambda: waited.id in running.seen)  # type: ignore[attr-defined]
