@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kernel import errors, states
 from kernel.interfaces.broker import Verdict
+from kernel.worker import elder
 from kernel.worker.assignment import Obituary
 from kernel.worker.ledger import Item
 from kernel.worker.manifest import Manifest, TaskFacts
@@ -31,13 +32,20 @@ class Intake:
         self._manifest = manifest
         self._limit = delivery_limit
         self._judges_time = judges_time
+        self._is_renewed = False
         settings = manifest.settings
         self._soft = float(settings.get("task_soft_time_limit") or 0) or None
         self._hard = float(settings.get("task_time_limit") or 0) or None
 
     def read(self, item: Item) -> None:
         """Fill the item from its headers."""
-        headers = item.delivery.message.headers
+        delivery = item.delivery
+        newer = elder.renewed(delivery.message) if "task" not in delivery.message.headers else None
+        # The eta of such a one is in its body, where no broker has seen it.
+        self._is_renewed = newer is not None
+        if newer is not None:
+            delivery.message = newer
+        headers = delivery.message.headers
         item.id = _identifier(headers, "id", _MAX_ID)
         item.name = _identifier(headers, "task", _MAX_NAME)
         facts = self._manifest.tasks.get(item.name)
@@ -73,7 +81,7 @@ class Intake:
         if eta is None:
             return 0.0
         left = instant(eta, "eta") - time.time()
-        return left if self._judges_time and left > _EARLY_SECONDS else 0.0
+        return left if (self._judges_time or self._is_renewed) and left > _EARLY_SECONDS else 0.0
 
 
 def instant(value: object, name: str) -> float:
