@@ -145,13 +145,14 @@ class RedisServer:
 
     def take(self) -> Link:
         """`link` for who cannot use a block: it is given back by `give`, closed if answers may be left unread."""
-        self._reserve()
+        found = self._reserve()
         try:
-            while (found := self._pop()) is not None:
+            while found is not None:
                 link, since = found
                 if self._lives(link, since):
                     return link
                 link.close()
+                found = self._pop()
             return self.connect()
         except BaseException:
             self._leave()
@@ -174,7 +175,8 @@ class RedisServer:
             return False
         return True
 
-    def _reserve(self) -> None:
+    def _reserve(self) -> tuple[Link, float] | None:
+        """Count one more; an idle one, if there is any."""
         with self._lock:
             if self._pid != os.getpid():
                 # The sockets are the parent's too; closing ours does it no harm.
@@ -185,6 +187,7 @@ class RedisServer:
                     "raise max_connections, or use fewer threads"
                 )
             self._used += 1
+            return self._idle.pop() if self._idle else None
 
     def _has_room(self) -> bool:
         return self._most is None or self._used < self._most
