@@ -10,7 +10,7 @@ import kombu
 from kombu.exceptions import OperationalError
 
 from kernel import errors
-from kernel.interfaces.broker import STORED, PublishOutcome, PublishState, QueueSpec
+from kernel.interfaces.broker import STORED, ExchangeSpec, PublishOutcome, PublishState, QueueSpec
 from kernel.message import Publication
 
 _PATIENCE: Final = 4.0
@@ -52,7 +52,7 @@ class KombuSender:
         # kombu forgets these with the connection to the server.
         declared = connection.declared_entities
         for spec in queues:
-            if (mark := f"kernel:{spec.name}") in declared:
+            if (mark := f"kernel:{spec.name}{':bound' if spec.bindings else ''}") in declared:
                 continue
             queue = _KOMBU.Queue(spec.name, durable=spec.durable, queue_arguments=dict(spec.arguments) or None)
             if spec.max_priority is not None:
@@ -60,7 +60,26 @@ class KombuSender:
             if not self._exists(connection, queue):
                 with self._errors(connection), connection.channel() as channel:
                     queue(channel).declare()
+            self.declare_exchanges([binding.exchange for binding in spec.bindings])
+            for binding in spec.bindings:
+                with self._errors(connection), connection.channel() as channel:
+                    queue(channel).bind_to(binding.exchange.name, binding.routing_key, dict(binding.arguments))
             declared.add(mark)
+
+    def declare_exchanges(self, exchanges: Sequence[ExchangeSpec]) -> None:
+        """The same for exchanges; one that is there otherwise is left as it is."""
+        connection = self._ready()
+        for spec in exchanges:
+            exchange = _KOMBU.Exchange(
+                spec.name,
+                spec.type,
+                durable=spec.durable,
+                auto_delete=spec.auto_delete,
+                arguments=dict(spec.arguments) or None,
+            )
+            taken = contextlib.suppress(*connection.channel_errors)
+            with self._errors(connection), taken, connection.channel() as channel:
+                exchange(channel).declare()
 
     def _exists(self, connection: Any, queue: Any) -> bool:
         try:

@@ -10,7 +10,7 @@ import kombu
 import kombu.pools
 import pytest
 
-from kernel import Kernel, errors
+from kernel import Exchange, Kernel, Queue, errors
 
 KOMBU: Any = kombu
 POOLS: Any = kombu.pools
@@ -79,6 +79,14 @@ def test_producers_of_kombus_pools_are_taken(app: Kernel, connection: Any, queue
     with POOLS.producers[connection].acquire(block=True) as producer:
         app.tasks["t.add"].apply_async((1, 2), producer=producer, queue=queue)
     assert len(received(connection, queue)) == 1
+
+
+@pytest.mark.parametrize("kind", ["topic", "fanout"])
+def test_exchanges_are_kombus(app: Kernel, connection: Any, queue: str, kind: str) -> None:
+    exchange = Exchange(f"{queue}-exchange", kind)
+    app.conf.task_queues = [Queue(f"{queue}-{n}", exchange, "a.*") for n in range(2)]
+    app.tasks["t.add"].apply_async((1, 2), connection=connection, queue=f"{queue}-0", routing_key="a.b")
+    assert [len(received(connection, f"{queue}-{n}")) for n in range(2)] == [1, 1]
 
 
 def test_a_queue_that_is_there_is_left_as_it_is(app: Kernel, connection: Any, queue: str) -> None:
