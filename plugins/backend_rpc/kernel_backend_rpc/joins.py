@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from kernel_lib_amqp import AmqpServer, Wire, frames, properties
@@ -64,11 +65,11 @@ class Joins:
         found: dict[int, ChordState] = {}
         for chord_id, where in places.items():
             parts = [batch[at] for at in where]
-            found.update(zip(where, self._insist(lambda c=chord_id, p=parts: self._add(c, p)), strict=True))  # type: ignore[misc]
+            found.update(zip(where, self._insist(partial(self._add, chord_id, parts)), strict=True))
         return [found[at] for at in range(len(batch))]
 
     def forget(self, chord_id: str) -> None:
-        self._insist(lambda: self._forget(chord_id))
+        self._insist(partial(self._forget, chord_id))
 
     def close(self) -> None:
         with self._lock:
