@@ -55,6 +55,15 @@ class Client:
         app = self.apps[""]
         return chord([self.canvas(app, each) for each in header])(self.canvas(app, body)).id
 
+    def apply(self, data: dict[str, Any]) -> list[Any]:
+        """Send the canvas that a dictionary is; the ids of its result and its parents, lists for groups."""
+        result, path = self.apps[""].signature(data).apply_async(), []
+        while result is not None:
+            members = getattr(result, "results", None)
+            path.append(result.id if members is None else [member.id for member in members])
+            result = result.parent
+        return path
+
     def group(self, *described: dict[str, Any], timeout: float) -> Any:
         app = self.apps[""]
         result = group(*(self.signature(app, each) for each in described)).apply_async()
