@@ -283,13 +283,15 @@ class Executor:
 
     def _ended_before(self, life: Life) -> Ending | None:
         """The ending of a task that has its terminal record already; None when it has to be run."""
-        if self.app.backend.capabilities.to_caller:
-            return None  # only who called has the record
-        # Its other copy may have ended in this process a moment ago.
-        self._sink.flush()
         for number in range(1, _LOOK_ATTEMPTS + 1):
             try:
-                standing, replaced = self.app.backend.load([life.id, replacing.record_id(life)])
+                # It may have to be opened first, and its server may be away.
+                backend = self.app.backend
+                if backend.capabilities.to_caller:
+                    return None  # only who called has the record
+                # Its other copy may have ended in this process a moment ago.
+                self._sink.flush()
+                standing, replaced = backend.load([life.id, replacing.record_id(life)])
                 break
             except (errors.OperationalError, errors.BackendError) as exc:
                 if number == _LOOK_ATTEMPTS and life.assignment.early_ack:

@@ -64,7 +64,7 @@ def test_children_killed_at_random(tmp_path: Path, url: str) -> None:
 @pytest.mark.case("X2")
 def test_the_worker_killed_at_random(tmp_path: Path, url: str) -> None:
     # Nobody on the server knows at once that a worker elsewhere was killed: its lease has to run out.
-    with project_in(tmp_path / "p", broker=url, backend=url, worker_lease=1.0) as project:
+    with project_in(tmp_path / "p", broker=url, backend=url, worker_lease=1.0, task_delivery_limit=100) as project:
         results = project.task("work").map_delay([(f"k{n}", 0.01) for n in range(200)])
         generator = random.Random(15)
         for _ in range(5):

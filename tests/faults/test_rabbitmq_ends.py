@@ -42,7 +42,7 @@ def url(kernel_rabbitmq_url: str) -> str:
 @pytest.mark.thorough
 @pytest.mark.case("F9", note="the server returns a dead owner's; those with a recorded start, their holding queue")
 def test_those_who_take_over_from_the_dead_die_too(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
-    with rabbit_project(tmp_path, url, worker_lease=1.0) as project:
+    with rabbit_project(tmp_path, url, worker_lease=1.0, task_delivery_limit=100) as project:
         keys = send(project, 300, 0.01)
         dice, deaths = random.Random(9), rounds(3, 30)
         for _ in range(deaths):

@@ -109,7 +109,7 @@ def test_a_task_longer_than_lease_and_heartbeats(tmp_path: Path, url: str, tally
 
 @pytest.mark.case("X2", note="at least once")
 def test_the_worker_killed_at_random(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
-    with rabbit_project(tmp_path, url) as project:
+    with rabbit_project(tmp_path, url, task_delivery_limit=100) as project:
         keys = send(project, 300, 0.01)
         generator = random.Random(5)
         for _ in range(rounds(4, 20)):
@@ -125,7 +125,10 @@ def test_the_worker_killed_at_random(tmp_path: Path, url: str, tally: Tally, rou
 @pytest.mark.case("X1", note="at least once: one more for each child that was killed")
 def test_children_killed_at_random(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
     kills = rounds(10, 100)
-    with rabbit_project(tmp_path, url) as project, WorkerProcess(project, "-c", "2") as worker:
+    with (
+        rabbit_project(tmp_path, url, task_delivery_limit=100) as project,
+        WorkerProcess(project, "-c", "2") as worker,
+    ):
         worker.wait_ready()
         keys = send(project, 20 * kills, 0.01)
         dice = random.Random(24)

@@ -105,7 +105,7 @@ def test_everyone_dies_with_four_hundred_in_flight(
 def test_those_who_return_the_claims_of_the_dead_die_too(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds
 ) -> None:
-    with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project:
+    with redis_project(tmp_path, server, results=False, worker_lease=1.0, task_delivery_limit=100) as project:
         keys = send(project, 300, 0.01)
         dice, deaths = random.Random(9), rounds(3, 30)
         for _ in range(deaths):
@@ -123,7 +123,10 @@ def test_those_who_return_the_claims_of_the_dead_die_too(
 @pytest.mark.case("X1")
 def test_children_killed_at_random(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
     kills = rounds(15, 100)
-    with redis_project(tmp_path, server) as project, WorkerProcess(project, "-c", "2") as worker:
+    with (
+        redis_project(tmp_path, server, task_delivery_limit=100) as project,
+        WorkerProcess(project, "-c", "2") as worker,
+    ):
         keys = send(project, 20 * kills, 0.01)
         dice = random.Random(24)
         for _ in range(kills):
@@ -140,7 +143,7 @@ def test_children_killed_at_random(tmp_path: Path, server: RedisProcess, tally: 
 @pytest.mark.thorough
 @pytest.mark.case("X2")
 def test_the_worker_killed_at_random(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    with redis_project(tmp_path, server, worker_lease=1.0) as project:
+    with redis_project(tmp_path, server, worker_lease=1.0, task_delivery_limit=100) as project:
         kills = rounds(2, 20)
         keys = send(project, 60 * kills, 0.01)
         dice = random.Random(25)

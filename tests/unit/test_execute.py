@@ -240,6 +240,22 @@ def test_a_record_that_cannot_be_read_sends_the_task_back(
     assert 1 < len(calls) < 10
 
 
+def test_a_backend_that_cannot_be_opened_sends_the_task_back(
+    bench: Bench, add: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first task that a worker meets may be one that another left behind."""
+    monkeypatch.setattr("kernel.worker.execute._LOOK_PAUSE", 0.001)
+    sent = bench.message(add, 1, 2)
+
+    def away(_: object) -> Any:
+        raise errors.OperationalError("away")
+
+    monkeypatch.setattr(type(bench.app), "backend", property(away))
+    ending = bench.run_message(sent, seen=True)
+    assert (ending.verdict, ending.charged, ending.state) == (Verdict.REQUEUE, False, "")
+    assert ending.delay > 0
+
+
 def test_a_lost_lease_sends_the_task_back_unrun(bench: Bench, app: Kernel) -> None:
     ending = bench.run_message(bench.message(forbidden(app)), valid=lambda: False)
     assert (ending.verdict, ending.state, ending.charged) == (Verdict.REQUEUE, "", False)
