@@ -171,7 +171,10 @@ class RedisBroker:
     def broadcast(self, topic: str, batch: Sequence[Message]) -> None:
         channel = self.layout.channel(*self.layout.check([topic]))
         if batch:
-            self.server.pipeline([("PUBLISH", channel, envelope.encode(each, "", exchange=topic)) for each in batch])
+            exchange, _, key = topic.partition("/")
+            self.server.pipeline(
+                [("PUBLISH", channel, envelope.encode(each, key, exchange=exchange)) for each in batch]
+            )
 
     def subscribe(self, topic: str) -> RedisSubscription:
         self.open()
