@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from kernel import errors, failure, states
+from kernel import errors, states
 from kernel.app import Kernel
 from kernel.groupresult import GroupResult, ResultSet
 from kernel.interfaces.backend import Record
 from kernel.result import AsyncResult, EagerResult, children_text, result_from_tuple
-from kernel.results.bar import Bar, report_of
 from kernel.results.graph import DependencyGraph
+from tests.unit.resulting import group_of, later, record, store
 
 LIMIT = 20.0
 
@@ -31,17 +31,6 @@ def app() -> Iterator[Kernel]:
     assert not names & {"kernel-results", "kernel-result-calls"}
 
 
-def record(app: Kernel, task_id: str, state: str, value: Any = None, **fields: Any) -> Record:
-    if isinstance(value, BaseException):
-        value = failure.encode_exception(value)
-    data, content_type, encoding = app.codecs.encode_result(value)
-    return Record(id=task_id, state=state, result=data, content_type=content_type, content_encoding=encoding, **fields)
-
-
-def store(app: Kernel, task_id: str, value: Any = None, *, state: str = states.SUCCESS, **fields: Any) -> None:
-    app.backend.store([record(app, task_id, state, value, **fields)])
-
-
 def tree(app: Kernel) -> AsyncResult[Any]:
     """a → b, c; b → the group g of d and e."""
     of_b = [GroupResult("g", [app.AsyncResult("d"), app.AsyncResult("e")], app=app)]
@@ -50,17 +39,6 @@ def tree(app: Kernel) -> AsyncResult[Any]:
     for number, leaf in enumerate("cde", start=3):
         store(app, leaf, number)
     return app.AsyncResult("a")
-
-
-def group_of(app: Kernel, *names: str, id: str = "g") -> GroupResult:
-    return GroupResult(id, [app.AsyncResult(name) for name in names], app=app)
-
-
-def later(step: Callable[[], object], seconds: float = 0.05) -> threading.Timer:
-    timer = threading.Timer(seconds, step)
-    timer.daemon = True
-    timer.start()
-    return timer
 
 
 # --- one result: what each row gives of a task that succeeded, failed, or is not there ------------------------
@@ -492,156 +470,6 @@ def test_a_scoreboard_of_what_was_seen(app: Kernel) -> None:
 def test_a_scoreboard_of_what_cannot_be_read(app: Kernel) -> None:
     app.backend.store([Record(id="x", state="SUCCESS", result=b"{", date_done=1e9)])
     assert "DecodeError" in app.AsyncResult("x").scoreboard["states"][0]["info"]
-
-
-# --- progress ---------------------------------------------------------------------------------------------------
-
-
-def reported(app: Kernel, body: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The meta of each PROGRESS that was stored while a task with this body ran here."""
-    stored: list[dict[str, Any]] = []
-
-    @app.task(name="t", bind=True, store_eager_result=True)
-    def task(self: Any) -> Any:
-        return body(self)
-
-    def keep(batch: Any) -> Any:
-        stored.extend(json.loads(each.result) for each in batch if each.state == "PROGRESS")
-        return original(batch)
-
-    original = app.backend.store
-    app.backend.store = keep  # type: ignore[method-assign]
-    task.apply().get()
-    return stored
-
-
-def test_a_task_reports_its_progress(app: Kernel) -> None:
-    assert reported(app, lambda self: self.progress(3, 10, "three")) == [
-        {"current": 3, "total": 10, "message": "three"}
-    ]
-
-
-def test_reports_in_a_loop_are_few_and_the_last_is_there(app: Kernel) -> None:
-    def body(self: Any) -> None:
-        answers = [self.progress(number, 5000) for number in range(1, 5001)]
-        assert answers[0]
-        assert answers[-1]
-        assert not all(answers)
-        assert self.progress(1, 5000, "again", always=True)
-
-    stored = reported(app, body)
-    assert len(stored) < 1000
-    assert stored[0]["current"] == 1
-    assert stored[-2]["current"] == 5000
-
-
-@pytest.mark.parametrize("bad", [(-1,), ("3",), (True,), (1, -1), (float("nan"),), (float("inf"), 3)])
-def test_numbers_that_are_no_progress(app: Kernel, bad: Any) -> None:
-    def body(self: Any) -> None:
-        with pytest.raises(ValueError, match="a number from 0 is needed"):
-            self.progress(*bad)
-
-    assert reported(app, body) == []
-
-
-def test_progress_outside_a_task(app: Kernel) -> None:
-    @app.task(name="t")
-    def task() -> None: ...
-
-    with pytest.raises(ValueError, match="does not run"):
-        task.progress(1, 2)
-
-
-@pytest.mark.parametrize("awaited", [False, True])
-def test_whoever_waits_is_told_of_progress(app: Kernel, awaited: bool) -> None:
-    store(app, "x", {"current": 1, "total": 4, "message": "one"}, state="PROGRESS")
-    reports: list[Any] = []
-
-    def tell(report: Any) -> None:
-        reports.append(report)
-        store(app, "x", 7)
-
-    result = app.AsyncResult("x")
-    if awaited:
-        assert asyncio.run(result.aget(LIMIT, progress=tell)) == 7
-    else:
-        assert result.get(timeout=LIMIT, progress=tell) == 7
-    assert reports == [{"current": 1, "total": 4, "message": "one"}]
-
-
-def test_a_group_counts_its_members(app: Kernel) -> None:
-    store(app, "a", 1)
-    store(app, "b", ValueError("no"), state=states.FAILURE)
-    reports: list[Any] = []
-    group_of(app, "a", "b").get(timeout=LIMIT, propagate=False, progress=reports.append)
-    assert reports == [
-        {"current": 1, "total": 2, "message": ""},
-        {"current": 2, "total": 2, "message": "1 failed"},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("state", "meta", "expected"),
-    [
-        ("PROGRESS", {"current": 1, "total": 2}, (1, 2, "")),
-        ("HALF", {"current": 1}, (1, None, "HALF")),
-        ("STARTED", {"pid": 1}, (None, None, "STARTED")),
-        ("SUCCESS", 7, None),
-    ],
-)
-def test_what_states_say_of_progress(state: str, meta: Any, expected: Any) -> None:
-    report = report_of(state, meta)
-    assert (report and (report["current"], report["total"], report["message"])) == expected
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_bar_on_a_terminal() -> None:
-    stream = Terminal()
-    bar = Bar(stream, "t")
-    for number in range(1, 1001):
-        bar.update({"current": number, "total": 1000, "message": "up\x1b[2J" if number == 1 else "on"})
-    bar.close()
-    drawn = stream.getvalue().split("\r")
-    assert len(drawn) < 100, "it is not drawn for each report"
-    assert "[........................]   0% 1/1000" in drawn[1]
-    assert "up [2J" in drawn[1], "a message moves no cursor"
-    assert "[########################] 100% 1000/1000" in drawn[-1]
-    assert drawn[-1].endswith("\x1b[K\n")
-
-
-def test_lines_where_there_is_no_terminal() -> None:
-    stream = io.StringIO()
-    bar = Bar(stream, "t")
-    for number in range(1, 1001):
-        bar.update({"current": number, "total": 1000, "message": ""})
-    bar.close()
-    lines = stream.getvalue().splitlines()
-    assert 10 <= len(lines) <= 13
-    assert lines[0].startswith("t   0% 1/1000")
-    assert lines[-1].startswith("t 100% 1000/1000")
-    assert "\x1b" not in stream.getvalue()
-
-
-def test_a_bar_that_nobody_reads_disturbs_nobody(app: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    stream.close()
-    bar = Bar.__new__(Bar)
-    bar.__dict__.update(_stream=stream)
-    bar._write("x")
-    monkeypatch.setattr("sys.stderr", None)
-    store(app, "x", 7)
-    assert app.AsyncResult("x").get(timeout=LIMIT, progress=True) == 7
-
-
-def test_progress_goes_to_standard_error(app: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
-    store(app, "a", 1)
-    store(app, "b", 2)
-    group_of(app, "a", "b").get(timeout=LIMIT, progress=True)
-    assert "2 tasks 100% 2/2" in capsys.readouterr().err
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
