@@ -274,7 +274,12 @@ RESULTS: Final = (
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),
     Setting("result_backend_transport_options", "dict", {}, "Options of the result backend's driver."),
-    Setting("result_backend_always_retry", "bool", False, "Read a result again that could not be read for a reason that may pass."),
+    Setting(
+        "result_backend_always_retry",
+        "bool",
+        False,
+        "Read a result again that could not be read for a reason that may pass.",
+    ),
     Setting("result_backend_max_retries", "any", float("inf"), "How often; infinity: for ever.", check=_retries),
     Setting(
         "result_backend_base_sleep_between_retries_ms", "int", 10, "First pause between them; each next is double."
