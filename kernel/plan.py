@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernel.codecs import EMPTY_EMBED
 from kernel.config import version
+from kernel.errors import QueueNotFound
 from kernel.message import Form, Message, Publication
 from kernel.options import CALL_DEFAULTS
-from kernel.routing.address import layered
+from kernel.routing.address import Address, layered
 from kernel.saferepr import args_repr, kwargs_repr
 
 if TYPE_CHECKING:
     from kernel.codecs import Codecs
     from kernel.config import Settings
-    from kernel.routing.address import Address
     from kernel.routing.routing import Routing
     from kernel.task import Task
 
@@ -44,7 +44,8 @@ class Plan:
     """How a call of one task becomes a message: the task's own options over its route over the settings.
 
     `general` are those of the settings, `own` those of the task, and `options` all together where the route is the same
-    for every call (`fixed`). `plain` says that a call without options needs nothing but `publication`.
+    for every call (`fixed`). `addressed` says that `address` is where calls go that do not say otherwise, and `plain`
+    that a call without options needs nothing but `publication`.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Plan:
         "_properties",
         "_tail",
         "address",
+        "addressed",
         "depth",
         "fixed",
         "general",
@@ -97,11 +99,16 @@ class Plan:
         self.fixed = routing.fixed
         route = routing.find(name, (), {}, {}, task) if self.fixed else {}
         self.options = options = layered(self.general, route, self.own)
-        self.address = routing.address(options)
+        try:
+            self.address, found = routing.address(options), True
+        except QueueNotFound:
+            # Whoever calls may name another one.
+            self.address, found = Address(""), False
         self.queue: str = self.address.queue
         self.priority: int = options.get("priority") or 0
         self.persistent = is_persistent(delivery_mode(options, self.address, conf.task_default_delivery_mode))
-        self.plain = self.fixed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
+        self.addressed = found and self.fixed
+        self.plain = self.addressed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
         codec = codecs.serializer(options["serializer"])
         self._body = codec.dumps
         self._content_type = codec.content_type

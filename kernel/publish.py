@@ -176,7 +176,7 @@ class Publisher:
             properties = {name: options.pop(name) for name in options.keys() - CALL_OPTIONS}
             # What a route says and no option is called: it goes along, as with the caller's own.
             options["properties"] = {**properties, **(options.get("properties") or {})}
-        if made.fixed and PLACE.isdisjoint(given):
+        if made.addressed and PLACE.isdisjoint(given):
             return options, made.address
         return options, self.routing.address(options)
 

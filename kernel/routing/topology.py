@@ -66,7 +66,8 @@ class Topology:
             if queue.name in self.defined:
                 raise ImproperlyConfigured(f"task_queues defines {queue.name!r} twice")
             self.defined[queue.name] = self._completed(queue)
-        self._made: dict[str, Queue] = {} if self.default_name in self.defined else {self.default_name: default}
+        made = self._creates and self.default_name not in self.defined
+        self._made: dict[str, Queue] = {self.default_name: default} if made else {}
         self._exchanges: dict[str, Exchange] = {}
         for queue in (*self.defined.values(), *self._made.values()):
             self._remember(queue)
@@ -100,10 +101,10 @@ class Topology:
 
     def _make(self, name: str) -> Queue:
         if not self._creates:
-            known = {*self.defined, *self._aliases, self.default_name}
+            known = {*self.defined, *self._aliases}
             raise QueueNotFound(
-                f"there is no queue {name!r} and task_create_missing_queues is off{did_you_mean(name, known)}; "
-                f"defined: {', '.join(sorted(known))}"
+                f"there is no queue {name!r} and task_create_missing_queues is off{did_you_mean(name, known)} "
+                f"(defined: {', '.join(sorted(known))})"
             )
         return self._keep(self.made(name))
 
@@ -128,8 +129,8 @@ class Topology:
 
     @property
     def names(self) -> frozenset[str]:
-        """The queues that are defined, and the default one."""
-        return frozenset({self.default_name, *self.defined})
+        """The queues that are defined."""
+        return frozenset(self.defined)
 
     def consumed(self, only: Sequence[str] = (), without: Sequence[str] = ()) -> list[Queue]:
         """What a worker consumes: all that is defined, or `only` those, and none of `without`.

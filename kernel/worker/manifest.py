@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kernel import drivers, errors
 from kernel.interfaces.broker import BrokerConfig
 from kernel.routing.consuming import Consuming, consuming
+from kernel.routing.router import Router
 from kernel.routing.topology import Topology
 from kernel.worker.options import WorkerOptions
 
@@ -116,6 +117,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
             f"{processes} child process(es); use --processes 0 with the threads pool, or another broker"
         )
     topology, hostname = Topology(conf), node_name(options.hostname)
+    Router(conf.task_routes)  # a route that cannot be is found here, and not at the end of a task
     queues = topology.consumed(options.queues, options.exclude_queues)
     return Manifest(
         app_name=app.main or "kernel",

@@ -186,6 +186,19 @@ def test_a_function_sees_the_call(make: Any) -> None:
     assert seen == [("known", [1], {}, {"priority": 3}, "known"), ("unknown", [], {"y": 2}, {}, None)]
 
 
+def test_who_names_a_queue_needs_no_default_one(make: Any) -> None:
+    app: Kernel = make(task_create_missing_queues=False, task_queues=["a"])
+
+    @app.task(name="x")
+    def x() -> None: ...
+
+    assert place(app, "x", queue="a") == ("a", "", "a")
+    with pytest.raises(errors.QueueNotFound, match="no queue 'celery'"):
+        place(app, "x")
+    with pytest.raises(errors.QueueNotFound, match="no queue 'celery'"):
+        place(app, "x", priority=3)
+
+
 def test_settings_that_change_at_run_time_count(make: Any) -> None:
     app: Kernel = make()
 
@@ -214,6 +227,7 @@ def test_a_retry_goes_back_where_its_task_came_from(make: Any) -> None:
     ("settings", "options", "error"),
     [
         ({"task_create_missing_queues": False}, {"queue": "nowhere"}, errors.QueueNotFound),
+        ({"task_create_missing_queues": False, "task_queues": ["a"]}, {}, errors.QueueNotFound),
         ({"task_create_missing_queues": False, "task_routes": {"x": "nowhere"}}, {}, errors.QueueNotFound),
         (
             {"task_create_missing_queues": False, "task_routes": lambda *args, **more: "nowhere"},

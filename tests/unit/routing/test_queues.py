@@ -178,6 +178,8 @@ def test_no_queue_is_made_where_none_is_to_be() -> None:
         made.consumed(["mails", "other"])
     with pytest.raises(QueueNotFound, match="no queue 'other' to leave out"):
         made.consumed(without=["other"])
+    with pytest.raises(QueueNotFound, match="no queue 'celery'"):
+        address_of({}, made)
     assert made.find("mails").name == "mails"
     assert made.find(Queue("given")).name == "given"
 
