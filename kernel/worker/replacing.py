@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from kernel import failure, states
-from kernel.interfaces.backend import Record
+from kernel import drivers, failure, states
+from kernel.interfaces.backend import BackendCapabilities, Record
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
 from kernel.naming import derive_id
@@ -77,8 +77,13 @@ def resume(life: Life, standing: Record) -> Ending:
 
 
 def _is_kept(life: Life) -> bool:
-    # With results that go to who called, there is no place where it could be looked for.
-    return life.has_backend and life.keeps_results and not life.app.backend.capabilities.to_caller
+    url = life.app.backend_url
+    if url is None or not (life.has_backend and life.keeps_results):
+        return False
+    # With results that go to who called, there is no place where it could be looked for. The backend is not opened for
+    # this: it may be away, which is no fault of the task's.
+    capabilities: BackendCapabilities = drivers.load("backends", url, choices=life.app.conf.drivers).capabilities
+    return not capabilities.to_caller
 
 
 def _as_data(publication: Publication) -> dict[str, Any]:

@@ -277,3 +277,12 @@ def test_called_directly_it_is_published(app: Kernel) -> None:
         app.tasks["swap"](app.tasks["add"].s(1, 2))
     [message] = app.broker.peek("celery", 10)
     assert message.task == "add"
+
+
+def test_a_backend_that_cannot_be_opened_is_no_fault_of_the_tasks(
+    bench: Bench, app: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = bench.message(app.tasks["swap"], app.tasks["add"].s(1), task_id="x")
+    monkeypatch.setattr(type(app), "backend", property(lambda self: pytest.fail("it is away")))
+    ending = bench.run_message(message)
+    assert (ending.state, len(ending.records), len(ending.publications)) == (states.IGNORED, 1, 1)
