@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.canvas.case import Case, check, observe
-from tests.canvas.chord_table import CHORDS
 from tests.canvas.conftest import Place
 from tests.canvas.table import CASES
 
@@ -24,6 +23,4 @@ def test_on_memory(memory: Place, case: Case) -> None:
 
 @each_case
 def test_in_another_process(worker_apart: Place, case: Case) -> None:
-    if case in CHORDS and not worker_apart.app.backend.capabilities.chords:
-        pytest.skip("its backend has no chords")
     check(case, observe(case, worker_apart.shop()))
