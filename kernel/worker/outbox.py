@@ -121,9 +121,10 @@ class Outbox:
         if more_soon and not is_lone and len(self._pending) < _BATCH and now - self._oldest < _HOLD_SECONDS:
             self._see_to_it()
             return
-        if ending.records:
-            self._recorded = now
         self.flush()
+        if ending.records:
+            # From when it was stored: where that takes long, those that come meanwhile would all be lone.
+            self._recorded = time.monotonic()
 
     def flush(self) -> None:
         """Carry out everything that waits. Ends added meanwhile by other threads go along."""
