@@ -58,4 +58,10 @@ CASES: Final = {
     "Q7": "consumer cancelled by the server",
     "D1": "storm of signals",
     "D2": "rolling restarts under load",
+    "C1": "members of a chord run again, with other values",
+    "C2": "killed between a chord's last part and its body",
+    "C3": "a chord's body cannot be published",
+    "C4": "a member of a chord fails, is revoked, expires, is lost, is unknown",
+    "C5": "nested chords while children die",
+    "C6": "links of a chain come again",
 }
