@@ -10,17 +10,20 @@ from workspace import ROOT, tracked
 WORDS = {"raises", "warns", "deprecated_call", "fail", "check_returncode"}
 """Calls that say what must happen."""
 
+OWN = {"self", "pytest", *(path.stem for path in tracked() if "tests" in path.parts)}
+"""Whose functions count as helpers: methods of other objects are what is tested."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def called(node: ast.AST) -> Iterator[str]:
-    """Functions that are called by their name or on `self`: methods of other objects are what is tested."""
+    """Functions that are called by their name, on `self`, or as those of a module of tests."""
     for call in ast.walk(node):
         if isinstance(call, ast.Call):
             function = call.func
             if isinstance(function, ast.Name):
                 yield function.id
-            elif isinstance(function, ast.Attribute) and getattr(function.value, "id", "") in ("self", "pytest"):
+            elif isinstance(function, ast.Attribute) and getattr(function.value, "id", "") in OWN:
                 yield function.attr
             if any(word.arg == "check" and getattr(word.value, "value", None) is True for word in call.keywords):
                 yield "check_returncode"

@@ -138,6 +138,8 @@ def test_an_end_does_not_wait_for_a_broker_that_is_away(caplog: pytest.LogCaptur
 
 
 def test_who_has_nothing_to_listen_to_does_nothing() -> None:
-    heard = Broadcasts(Broker([]), {})  # type: ignore[arg-type]
+    broker = Broker([])
+    heard = Broadcasts(broker, {})  # type: ignore[arg-type]
     heard.start()
     heard.stop(1.0)
+    assert not broker.subscriptions
