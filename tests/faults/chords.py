@@ -144,7 +144,8 @@ def killed_at(project: Project, tally: Tally, point: str, rounds: int, *, kept: 
         finally:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
-        with WorkerProcess(project, "-c", "2"):
+        # One after the other: of two copies that run at the same moment neither finds the other's record.
+        with WorkerProcess(project, "-c", "1"):
             judge_chord(project, name, result, 6, tally, within=40, kept=kept)
 
 
@@ -224,7 +225,8 @@ def redelivered_links(project: Project, tally: Tally, steps: list[int]) -> None:
         finally:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
-        with WorkerProcess(project, "-c", "2"):
+        # As above.
+        with WorkerProcess(project, "-c", "1"):
             assert result.get(timeout=40) == f"{name}.9"
             settle(project, 30)
         counts = project.counts("STEP")
