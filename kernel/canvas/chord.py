@@ -247,9 +247,10 @@ class chord(Composite):  # noqa: N801 - Celery's name
         body = made._called_back(new_options, Lineage())
         given = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
         lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
-        before = made.header.apply(new_args, made.own_kwargs(new_kwargs), **given, **lineage)
+        before = made.header.gather(new_args, made.own_kwargs(new_kwargs), **given, **lineage)
         values = before.get(disable_sync_subtasks=False)
-        result = body.apply((values,), {}, **lineage)
+        run = body.gather if isinstance(body, group) else body.apply
+        result: Any = run((values,), {}, **lineage)
         first = result
         while first is not None and first.parent is not None:
             first = first.parent

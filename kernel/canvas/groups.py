@@ -129,13 +129,19 @@ class group(Composite):  # noqa: N801 - Celery's name
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Run the members here, one after another."""
+        return _collapsed(self.gather(args, kwargs, **options))
+
+    def gather(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> GroupResult:
+        """The same for a header, whose body gets one value for each member even if it has one alone."""
         made, _ = self._made(options)
         new_args, new_kwargs, new_options = made.merged(args or (), kwargs, options)
         given = made._member_options(new_options)
         lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
         own_kwargs = made.own_kwargs(new_kwargs)
         results = [member.apply(new_args, own_kwargs, **given, **lineage) for member in made.tasks]
-        return _collapsed(GroupResult(made.id, [found for found in results if found is not None], app=made.app))
+        return GroupResult(made.id, [found for found in results if found is not None], app=made.app)
 
     # --- changing its members -------------------------------------------------------------------------------
 

@@ -177,6 +177,8 @@ EMPTY = Chain((Group((Step(0),)), Group(())))
 """A group of one that a chain is made with is that one, whatever empty groups there are."""
 ENDING = Group((Chain((Step(0), Group((Step(1), Step(2))))),))
 """A group of one that ends in a group had a list of a list for its value."""
+LONELY = Chord((Chord((Map(()),), Group((Step(0),))),), Step(1))
+"""Run here, a header of one that ends in a group gave its body that group's values in place of a list of one."""
 
 
 class TestGenerated:
@@ -185,6 +187,7 @@ class TestGenerated:
     @example(node=EMPTY, how="as data")
     @example(node=ENDING, how="here")
     @example(node=ENDING, how="sent")
+    @example(node=LONELY, how="here")
     @given(node=canvases(failures=False), how=st.sampled_from(["sent", "sent", "as data", "here"]))
     def test_it_comes_to_what_calling_the_functions_does(self, runner: Runner, node: Node, how: str) -> None:
         compare(runner, node, how)
