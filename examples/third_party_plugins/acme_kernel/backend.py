@@ -25,10 +25,12 @@ from kernel.interfaces.backend import (
     WON,
     BackendCapabilities,
     BackendConfig,
+    ChordPart,
     ChordState,
     Record,
     StoreOutcome,
     StoreState,
+    check_part,
     replaces,
 )
 from kernel.interfaces.setting import Setting
@@ -38,11 +40,12 @@ _BYTES = ("result", "args", "kwargs")
 
 @dataclasses.dataclass(slots=True)
 class Chord:
-    """`last` is the member that completed it."""
+    """`last` is the member that completed it. One that was `forgotten` takes no part any more."""
 
     at: float
     parts: dict[int, Record] = dataclasses.field(default_factory=dict)
     last: int | None = None
+    forgotten: bool = False
 
 
 class AcmeBackend:
@@ -170,7 +173,7 @@ class AcmeBackend:
                 chord.parts[line["index"]] = _record(line["record"])
                 chord.last = line["index"] if len(chord.parts) == line["size"] else None
             case "forget chord":
-                self._chords.pop(line["id"], None)
+                self._chords[line["id"]] = Chord(line["at"], forgotten=True)
 
     def _is_fresh(self, at: float) -> bool:
         return at + self._lifetime > time.time()
@@ -225,19 +228,28 @@ class AcmeBackend:
         with self._turn() as lines:
             self._change(lines, do="forget group", id=group_id)
 
-    def chord_part(self, chord_id: str, size: int, index: int, record: Record) -> ChordState:
+    def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
+        for part in batch:
+            check_part(part)
         with self._turn() as lines:
-            chord = self._chords.get(chord_id)
-            if chord is None or index not in chord.parts:
-                self._change(lines, do="part", id=chord_id, size=size, index=index, record=_as_json(record))
-            chord = self._chords[chord_id]
-            complete = chord.last == index
-            parts = [chord.parts[number] for number in sorted(chord.parts)] if complete else []
-            return ChordState(complete, len(chord.parts), size, parts)
+            return [self._chord_part(lines, part) for part in batch]
+
+    def _chord_part(self, lines: list[dict[str, Any]], part: ChordPart) -> ChordState:
+        chord = self._chords.get(part.chord_id)
+        if chord is not None and chord.forgotten:
+            return ChordState(False, part.size, part.size)
+        if chord is None or part.index not in chord.parts:
+            record = _as_json(part.record)
+            self._change(lines, do="part", id=part.chord_id, size=part.size, index=part.index, record=record)
+        chord = self._chords[part.chord_id]
+        complete = chord.last == part.index
+        parts = [chord.parts[number] for number in sorted(chord.parts)] if complete else []
+        return ChordState(complete, len(chord.parts), part.size, parts)
 
     def forget_chord(self, chord_id: str) -> None:
         with self._turn() as lines:
-            self._change(lines, do="forget chord", id=chord_id)
+            if chord_id in self._chords:
+                self._change(lines, do="forget chord", id=chord_id)
 
     def cleanup(self) -> int:
         with self._turn():
@@ -259,6 +271,11 @@ class AcmeBackend:
                 for size in [len(chord.parts) if chord.last is not None else -1]
                 for index, part in sorted(chord.parts.items(), key=lambda item: item[0] == chord.last)
                 if self._is_fresh(chord.at)
+            ]
+            lines += [
+                {"at": chord.at, "do": "forget chord", "id": key}
+                for key, chord in self._chords.items()
+                if chord.forgotten and self._is_fresh(chord.at)
             ]
             fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             with fresh.open("wb") as file:

@@ -8,7 +8,7 @@ import pytest
 from acme_kernel.backend import AcmeBackend
 
 from kernel.errors import ImproperlyConfigured, OperationalError
-from kernel.interfaces.backend import BackendConfig, Record
+from kernel.interfaces.backend import BackendConfig, ChordPart, Record
 from kernel.testing.conformance.backend import BackendConformance
 
 
@@ -46,13 +46,13 @@ def test_cleaning_up_keeps_what_is_in_time_for_everyone(tmp_path: Path) -> None:
     first.store([Record(id="a", state="SUCCESS")])
     first.save_group("g", "[1]")
     for index in (1, 0):
-        first.chord_part("c", 2, index, Record(id=f"part-{index}", state="SUCCESS"))
-    first.chord_part("open", 2, 1, Record(id="early", state="SUCCESS"))
+        first.chord_parts([ChordPart("c", 2, index, Record(id=f"part-{index}", state="SUCCESS"))])
+    first.chord_parts([ChordPart("open", 2, 1, Record(id="early", state="SUCCESS"))])
     assert first.cleanup() == 0
     assert [record is not None for record in second.load(["a"])] == [True]
     assert second.load_group("g") == "[1]"
-    assert second.chord_part("c", 2, 0, Record(id="again", state="SUCCESS")).complete
-    assert second.chord_part("open", 2, 0, Record(id="late", state="SUCCESS")).complete
+    assert second.chord_parts([ChordPart("c", 2, 0, Record(id="again", state="SUCCESS"))])[0].complete
+    assert second.chord_parts([ChordPart("open", 2, 0, Record(id="late", state="SUCCESS"))])[0].complete
     first.close()
     second.close()
 
