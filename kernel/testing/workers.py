@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -187,6 +188,17 @@ class WorkerProcess:
         """The processes that run tasks."""
         servers = _children_of(self.pid)
         return [pid for server in servers for pid in _children_of(server)]
+
+    def kill_child(self, dice: Random) -> bool:
+        """SIGKILL to one of them; False when there was none, or it has just ended by itself."""
+        victims = self.children()
+        if not victims:
+            return False
+        try:
+            os.kill(dice.choice(victims), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

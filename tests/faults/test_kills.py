@@ -5,7 +5,6 @@ Cases X1, X2, X4, A1 and F8 of the fault matrix. Each test ends with nothing wro
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -41,9 +40,7 @@ def test_children_killed_at_random(tmp_path: Path) -> None:
         generator = random.Random(4)
         for _ in range(20):
             time.sleep(generator.uniform(0.0, 0.12))
-            victims = worker.children()
-            if victims:
-                os.kill(generator.choice(victims), signal.SIGKILL)
+            worker.kill_child(generator)
         assert results_within(results, 40) == [f"k{n}" for n in range(300)]
         # A child that dies after its commit runs it again: at least once, and never more than once for each kill.
         assert committed(project) == {f"k{n}" for n in range(300)}

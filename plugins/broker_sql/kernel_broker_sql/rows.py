@@ -40,15 +40,22 @@ def payload_row(message: Message) -> tuple[str, bytes | None, str, str, str, int
 def message_of(row: Sequence[Any]) -> Message:
     """The message of a row of `PAYLOAD`; when its bytes are not those that were stored, one that nobody will run."""
     text, raw, content_type, encoding, properties, checksum, body = row
-    headers = bytes(raw) if raw is not None else (text or "").encode()
-    intact = body is not None and zlib.crc32(body, zlib.crc32(headers)) == checksum
+    headers, data = _as_bytes(text if raw is None else raw), _as_bytes(body)
+    intact = body is not None and zlib.crc32(data, zlib.crc32(headers)) == checksum
     return Message(
         headers,
-        bytes(body or b""),
-        content_type=content_type if intact else DAMAGED_TYPE,
-        content_encoding=encoding or "utf-8",
-        properties=properties,
+        data,
+        content_type=content_type if intact and isinstance(content_type, str) else DAMAGED_TYPE,
+        content_encoding=encoding if encoding and isinstance(encoding, str) else "utf-8",
+        properties=properties if isinstance(properties, str) else None,
     )
+
+
+def _as_bytes(value: Any) -> bytes:
+    """In SQLite a value has a type of its own, which is any where its page was damaged."""
+    if isinstance(value, str):
+        return value.encode()
+    return b"" if value is None or isinstance(value, int | float) else bytes(value)
 
 
 def id_of(message: Message) -> str:
