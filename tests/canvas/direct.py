@@ -193,11 +193,11 @@ def within(node: Node) -> list[Node]:
 
 
 def is_odd(node: Node) -> bool:
-    """Whether a chain or a chord follows a chord whose body is a group of one: Celery unrolls that group, though it
-    does not where a task follows."""
+    """Whether a canvas follows a chord whose body is a group of one: Celery unrolls that group, though it does not
+    where a task follows."""
     steps = [step for step in node.steps if bare(step) != Group(())] if isinstance(node, Chain) else []
     ends = [last(step) for step in steps]
     return any(
-        isinstance(after, Chain | Chord) and isinstance(end, Group) and len(flat(end.members)) == 1
+        isinstance(after, Chain | Chord | Group) and isinstance(end, Group) and len(flat(end.members)) == 1
         for end, after in zip(ends, steps[1:], strict=False)
     )
