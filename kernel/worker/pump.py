@@ -30,7 +30,7 @@ _SETTLE_BATCH: Final = 128
 """What one transaction ends: few enough that a claim never waits for long."""
 _CROWDED_BATCH: Final = 10
 """The same, and what is claimed together, while several queues are busy: one must not wait for another's. At one batch
-a beat a queue that burns down beside others gives some of its rate (to about 5,000 tasks a second) for their latency."""
+a beat a queue that burns down beside others gives some of its rate (to about 5,000 tasks/s) for their latency."""
 _CROWDED_SECONDS: Final = 1.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 3.0
