@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,31 +24,9 @@ from kernel.interfaces.broker import (
     Verdict,
 )
 from kernel.message import Message, Publication
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import redis_server
 
 AMPLE = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def broker(server: RedisProcess, client: Any) -> Iterator[RedisBroker]:
-    broker = RedisBroker(BrokerConfig(url=server.url))
-    broker.open()
-    yield broker
-    broker.close()
 
 
 def made(count: int, queue: str = "q", **options: Any) -> list[Publication]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
-import redis
 from kernel_broker_redis import RedisBroker, scripts
 from kernel_broker_redis.consumer import RedisConsumer
 
@@ -17,31 +16,9 @@ from kernel import errors
 from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
 from kernel.testing.proxy import ANSWER, Proxy
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 
 AMPLE = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def broker(server: RedisProcess, client: Any) -> Iterator[RedisBroker]:
-    broker = RedisBroker(BrokerConfig(url=server.url))
-    broker.open()
-    yield broker
-    broker.close()
 
 
 def publish(broker: RedisBroker, count: int, **options: Any) -> None:

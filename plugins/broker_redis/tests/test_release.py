@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-import redis
 from kernel_broker_redis import RedisBroker, envelope
 
-from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Released, Releases
+from kernel.interfaces.broker import ConsumeOptions, Released, Releases
 from kernel.message import Message, Publication
-from kernel.testing.servers import RedisProcess, redis_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def broker(server: RedisProcess, client: Any) -> Iterator[RedisBroker]:
-    broker = RedisBroker(BrokerConfig(url=server.url))
-    broker.open()
-    yield broker
-    broker.close()
 
 
 def message(name: str, **options: Any) -> Publication:

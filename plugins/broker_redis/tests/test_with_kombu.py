@@ -11,12 +11,10 @@ from queue import Empty
 from typing import Any
 
 import pytest
-import redis
 from kernel_broker_redis import RedisBroker
 
 from kernel.interfaces.broker import (
     BindingSpec,
-    BrokerConfig,
     ConsumeOptions,
     ExchangeSpec,
     QueueSpec,
@@ -24,35 +22,13 @@ from kernel.interfaces.broker import (
     Verdict,
 )
 from kernel.message import Message, Publication
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 
 # It has no annotations.
 kombu: Any = importlib.import_module("kombu")
 
 BODY = [[1, "žluť"], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 AMPLE = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def broker(server: RedisProcess, client: Any) -> Iterator[RedisBroker]:
-    broker = RedisBroker(BrokerConfig(url=server.url))
-    broker.open()
-    yield broker
-    broker.close()
 
 
 @pytest.fixture
