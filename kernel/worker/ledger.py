@@ -216,7 +216,8 @@ class Ledger:
     ) -> Accounts:
         """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
         other children hold. The inbox must have been emptied (of `recalled`) and the epoch raised before."""
-        started: Mapping[int, bool] = {holding.seq: holding.started > 0 for holding in dead}
+        # What has ended and was not sent has begun, too: whoever runs it next has to look for its record first.
+        started: Mapping[int, bool] = {holding.seq: holding.started != 0 for holding in dead}
         accounts = Accounts()
         for item in self:
             if item.place is not Place.SENT or item.seq in living:
