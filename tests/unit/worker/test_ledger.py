@@ -5,7 +5,7 @@ from __future__ import annotations
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
-from kernel.worker.slots import Holding
+from kernel.worker.slots import ENDED, Holding
 
 
 def delivery(queue: str = "q", *, size: int = 10) -> Delivery:
@@ -42,6 +42,15 @@ def test_the_dead_are_told_from_the_living() -> None:
     assert accounts.running == [running]
     assert accounts.unstarted == [announced, vanished]
     assert waiting not in accounts.unstarted
+
+
+def test_what_had_ended_and_was_not_sent_has_begun() -> None:
+    """It may have been recorded: whoever has it next must not take it for one that nobody has run."""
+    ledger = Ledger()
+    ended = sent(ledger)
+    accounts = ledger.account([holding(ended, started=ENDED)], set())
+    assert accounts.running == [ended]
+    assert not accounts.unstarted
 
 
 def test_an_ended_task_is_nobodys_any_more() -> None:
