@@ -17,7 +17,7 @@ pytest_plugins = ["tests.faults.table"]
 
 RUN = "SUITE_RUN"
 """In the environment of every process that a run starts; not of our prefix, which the tests take away."""
-GRACE = 20.0
+GRACE = 5.0
 """Seconds that processes have to end after the last test."""
 SERVERS = ("postgresql", "redis", "rabbitmq")
 """In the names of files whose tests share one."""

@@ -63,10 +63,6 @@ class Tally:
     late: int = 0
     stuck: int = 0
 
-    def __post_init__(self) -> None:
-        self.strict = True
-        """Whether what comes late fails the test: not in runs that share their machine with others."""
-
     def add(self, other: Tally) -> None:
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
@@ -227,7 +223,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """What this test adds to the table."""
     request.node.stash[_FOUND] = found = Tally()
-    found.strict = bool(request.config.getoption("--thorough"))
     return found
 
 

@@ -44,8 +44,8 @@ def test_that_waits():
 def suite(tmp_path: Path, project_root: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts a run of another suite, which has our `conftest.py`."""
     text = (project_root / "conftest.py").read_text(encoding="utf-8")
-    assert "GRACE = 20.0" in text
-    (tmp_path / "conftest.py").write_text(text.replace("GRACE = 20.0", "GRACE = 0.2"))
+    assert "GRACE = 5.0" in text
+    (tmp_path / "conftest.py").write_text(text.replace("GRACE = 5.0", "GRACE = 0.2"))
 
     def run(source: str, *arguments: str) -> subprocess.Popen[str]:
         (tmp_path / "test_made_up.py").write_text(source)
