@@ -184,6 +184,12 @@ class WorkerProcess:
         """Process ids below it: the fork server and the children."""
         return _descendants(self.pid)
 
+    @property
+    def fork_server(self) -> int:
+        """The process that forks the children. Raises ValueError when there is none."""
+        (server,) = _children_of(self.pid)
+        return server
+
     def children(self) -> list[int]:
         """The processes that run tasks."""
         servers = _children_of(self.pid)
