@@ -12,6 +12,7 @@ raises `OperationalError` within the timeout it was given (`BrokerConfig.timeout
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -86,6 +87,14 @@ class BindingSpec:
     routing_key: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """What decides who takes a message, as one text: the routing key, or the arguments as JSON where the exchange
+        is of type ``headers``."""
+        if self.exchange.type != "headers":
+            return self.routing_key
+        return json.dumps(self.arguments, sort_keys=True, separators=(",", ":"), default=str)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
@@ -103,8 +112,8 @@ class QueueSpec:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """That `queue` takes what is sent to an exchange with a routing key like this one. `type` is what the broker
-    remembers of the exchange's."""
+    """That `queue` takes what is sent to an exchange with a routing key like this one (`BindingSpec.key`). `type` is
+    what the broker remembers of the exchange's."""
 
     queue: str
     routing_key: str
@@ -173,7 +182,8 @@ class Settlement:
     counts as a start that never ended: once, whether `Consumer.start` recorded it or not. Without `charged` a start
     that was recorded in this claim no longer counts. DEAD keeps it as a dead letter with `reason`; its starts are
     counted by the same rule.
-    `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any. `early`: an ACK
+    `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any, and records
+    as `Preparing.prepare` made them where its backend does that. `early`: an ACK
     of what has yet to run, and runs only if the claim stands.
     """
 

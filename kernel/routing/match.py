@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from kernel.interfaces.broker import Bound
 
-KNOWN: Final = frozenset({"direct", "topic", "fanout"})
-"""The types of exchanges that a routing key alone decides about."""
+KNOWN: Final = frozenset({"direct", "topic", "fanout", "headers"})
+"""The types of exchanges that the kernel can decide about."""
+
+HEADER_MATCHES: Final = ("all", "any", "all-with-x", "any-with-x")
+"""What the argument ``x-match`` of a binding to a headers exchange may be; the first where none is given."""
+
+Headers = Callable[[], Mapping[str, Any]]
+"""The headers of a message, for whom they decide about."""
 
 
-def matches(kind: str, bound: str, key: str) -> bool:
-    """Whether a message with the routing key `key` goes where `bound` is the routing key of the binding."""
+def matches(kind: str, bound: str, key: str, headers: Headers = dict) -> bool:
+    """Whether a message with the routing key `key` goes where `bound` is the key of the binding
+    (`BindingSpec.key`)."""
     if kind == "fanout":
         return True
+    if kind == "headers":
+        return headers_match(_arguments(bound), headers())
     return topic_matches(bound, key) if kind == "topic" else bound == key
 
 
@@ -46,7 +56,35 @@ def _past_any(places: set[int], parts: Sequence[str]) -> set[int]:
     return found
 
 
-def queues_for(bindings: Iterable[Bound], key: str, kind: str | None = None) -> list[str]:
+def headers_match(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    """Whether all of the arguments of a binding (or, with ``x-match`` ``any``, one of them) are among the headers, as
+    RabbitMQ has it: None asks for the name alone, other values must be equal and of one type, and names that begin
+    with ``x-`` say nothing unless ``x-match`` ends in ``-with-x``."""
+    how = str(arguments.get("x-match", "all"))
+    wanted = {
+        name: value
+        for name, value in arguments.items()
+        if name != "x-match" and (how.endswith("-with-x") or not name.startswith("x-"))
+    }
+    fits = (name in headers and _same(value, headers[name]) for name, value in wanted.items())
+    return any(fits) if how.startswith("any") else all(fits)
+
+
+def _same(wanted: Any, value: Any) -> bool:
+    return wanted is None or (type(wanted) is type(value) and bool(wanted == value))
+
+
+def _arguments(bound: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(bound)
+    except ValueError:
+        found = None
+    # What no binding of ours wrote takes nothing.
+    return found if isinstance(found, dict) else {"x-match": "any"}
+
+
+def queues_for(bindings: Iterable[Bound], key: str, kind: str | None = None, headers: Headers = dict) -> list[str]:
     """The queues that take a message, each once, in the order of their bindings. `kind` is the exchange's type where
     it is known, and wins over what the bindings say."""
-    return list(dict.fromkeys(item.queue for item in bindings if matches(kind or item.type, item.routing_key, key)))
+    fitting = (item.queue for item in bindings if matches(kind or item.type, item.routing_key, key, headers))
+    return list(dict.fromkeys(fitting))

@@ -10,6 +10,7 @@ from kernel.errors import ImproperlyConfigured
 from kernel.interfaces.broker import BindingSpec, QueueSpec
 from kernel.options import did_you_mean
 from kernel.routing.exchange import Exchange, as_exchange, check_type
+from kernel.routing.match import HEADER_MATCHES
 
 PRIVATE: Final = "bcast"
 """How the names of the queues begin in which a worker keeps its copies of what is sent to all."""
@@ -18,11 +19,19 @@ _MAX_PRIORITY: Final = 255
 
 @dataclass(frozen=True)
 class binding:  # noqa: N801 - kombu's name
-    """One of several bindings of a queue."""
+    """One of several bindings of a queue. Raises `ImproperlyConfigured` for an ``x-match`` that there is not."""
 
     exchange: Exchange
     routing_key: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        how = self.arguments.get("x-match", HEADER_MATCHES[0])
+        if self.exchange.type == "headers" and how not in HEADER_MATCHES:
+            raise ImproperlyConfigured(
+                f"a binding to the exchange {self.exchange.name!r} has x-match {how!r:.40}; "
+                f"there are {', '.join(HEADER_MATCHES)}"
+            )
 
     def spec(self) -> BindingSpec:
         """As a broker is told of it."""
@@ -67,6 +76,7 @@ class Queue:
         if isinstance(self.exchange, str):
             object.__setattr__(self, "exchange", Exchange(self.exchange))
         self._check_numbers()
+        _ = self.bound  # which checks the arguments
 
     def _check_numbers(self) -> None:
         for name in ("expires", "message_ttl", "max_length", "max_length_bytes", "max_priority"):

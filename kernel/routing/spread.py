@@ -87,9 +87,11 @@ def _to_queues(
         _tell_everyone(broker, item)
         if not broker.capabilities.keeps_fanouts:
             return ()
-    queues = queues_for(bindings, item.routing_key, "fanout" if fanout else kind)
+    kind = "fanout" if fanout else kind
+    queues = queues_for(bindings, item.routing_key, kind, lambda: item.message.headers)
     if not queues and not fanout:
-        return f"no queue is bound to the exchange {item.exchange!r} with a key that fits {item.routing_key!r}"
+        what = "arguments that fit these headers" if kind == "headers" else f"a key that fits {item.routing_key!r}"
+        return f"no queue is bound to the exchange {item.exchange!r} with {what}"
     return [_for_queue(item, queue) for queue in queues]
 
 

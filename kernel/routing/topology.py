@@ -175,7 +175,7 @@ class Topology:
     def bindings(self, exchange: str) -> list[Bound]:
         """The bindings to it; the copies of each worker are nowhere among them."""
         return [
-            Bound(queue.name, each.routing_key, each.exchange.type)
+            Bound(queue.name, each.spec().key, each.exchange.type)
             for queue in self._all()
             if not queue.everyone
             for each in queue.bound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from kernel.interfaces.broker import (
     QueueSpec,
 )
 from kernel.message import Publication
+from kernel.routing.match import headers_match
 from kernel.testing.conformance.broker_kit import AMPLE, BrokerKit, make_message, numbers
 
 
@@ -59,6 +61,26 @@ class RouteCases(BrokerKit):
                 assert numbers(self.gather(consumer, 1)) == [7]
             else:
                 assert self.nothing(consumer)
+
+    def test_headers_exchanges_ask_the_headers(self, broker: Broker, queue: str) -> None:
+        self.needs(broker, "exchanges")
+        exchange = ExchangeSpec(f"{queue}-exchange", "headers")
+        wanted: tuple[dict[str, Any], ...] = (
+            {"a": 1, "b": "x"},
+            {"x-match": "any", "a": 1, "b": "x"},
+            {"x-match": "any-with-x", "x-a": 1, "b": "y"},
+            {"x-a": 2},
+        )
+        sent: tuple[dict[str, Any], ...] = ({"a": 1, "b": "x"}, {"a": True, "b": "x"}, {"b": "y"}, {"x-a": 1, "a": "1"})
+        for at, arguments in enumerate(wanted):
+            broker.declare([QueueSpec(f"{queue}-{at}", [BindingSpec(exchange, "", arguments)])])
+        messages = [make_message(n=n, **headers) for n, headers in enumerate(sent)]
+        broker.publish([Publication(message, queue, exchange=exchange.name, routing_key="k") for message in messages])
+        for at, arguments in enumerate(wanted):
+            takes = [n for n, headers in enumerate(sent) if headers_match(arguments, headers)]
+            consumer = self.consume(broker, f"{queue}-{at}")
+            assert sorted(numbers(self.gather(consumer, len(takes)))) == takes
+            assert self.nothing(consumer)
 
     def test_one_binding_among_several_is_enough(self, broker: Broker, queue: str) -> None:
         self.needs(broker, "exchanges")
@@ -131,6 +153,21 @@ class RouteCases(BrokerKit):
         assert found == [Bound(queue, "a.#", "topic"), Bound(other, "a.*", "topic")]
         assert [*broker.bindings(direct.name)] == [Bound(queue, "k", "direct")]
         assert [*broker.bindings(f"{queue}-unknown")] == []
+
+    def test_bindings_to_headers_exchanges_are_remembered_with_their_arguments(
+        self, broker: Broker, queue: str, other: str
+    ) -> None:
+        if not isinstance(broker, Bindings):
+            pytest.skip("this broker remembers no bindings")
+        exchange = ExchangeSpec(f"{queue}-headers", "headers")
+        specs = [
+            BindingSpec(exchange, "", arguments) for arguments in ({"x-match": "any", "a": 1, "b": "☃"}, {"c": None})
+        ]
+        broker.declare([QueueSpec(queue, specs)])
+        broker.declare([QueueSpec(other, specs[:1])])
+        found = {(bound.queue, bound.routing_key, bound.type) for bound in broker.bindings(exchange.name)}
+        one, two = (spec.key for spec in specs)
+        assert found == {(queue, one, "headers"), (queue, two, "headers"), (other, one, "headers")}
 
     def test_bindings_are_remembered_for_others(self, broker: Broker, twin: Broker, queue: str) -> None:
         if not isinstance(twin, Bindings):

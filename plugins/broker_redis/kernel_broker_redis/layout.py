@@ -63,9 +63,10 @@ class Layout:
         """The sets that tell producers of a queue, and its members. A fanout is published, and has none."""
         found = []
         for binding in spec.bindings:
-            if binding.exchange.type in ("direct", "topic"):
-                key = binding.routing_key
-                pattern = topic_pattern(key) if binding.exchange.type == "topic" else ""
+            kind, key = binding.exchange.type, binding.key
+            if kind in ("direct", "topic", "headers"):
+                # kombu knows no headers exchanges, and takes the entry for a routing key that nobody has.
+                pattern = topic_pattern(key) if kind == "topic" else kind if kind == "headers" else ""
                 found.append((self.table(binding.exchange.name), self.sep.join((key, pattern, spec.name))))
         return found
 
@@ -74,7 +75,8 @@ class Layout:
         parts = member.split(self.sep)
         if len(parts) != 3 or not parts[2]:
             return None
-        return Bound(parts[2], parts[0], "topic" if parts[1] else "direct")
+        kind = "headers" if parts[1] == "headers" else "topic" if parts[1] else "direct"
+        return Bound(parts[2], parts[0], kind)
 
     def fault(self, name: str) -> str:
         """Why this cannot be the name of a queue, or ""."""

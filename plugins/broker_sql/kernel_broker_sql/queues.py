@@ -42,7 +42,7 @@ def declare(tx: Transaction, names: Iterable[str]) -> None:
 def bind(tx: Transaction, specs: Iterable[QueueSpec]) -> None:
     """Remember what queues are bound to; the last word on an exchange's type counts."""
     words = {
-        (binding.exchange.name, spec.name, binding.routing_key): binding.exchange.type
+        (binding.exchange.name, spec.name, binding.key): binding.exchange.type
         for spec in specs
         for binding in spec.bindings
     }

@@ -23,13 +23,16 @@ from kernel.message import Message, Publication
 
 MAIL = Exchange("mail", "topic")
 NEWS = Exchange("news", "fanout")
+HEADS = Exchange("heads", "headers")
 QUEUES = [
     Queue("celery"),
     Queue("eu", MAIL, "mail.eu.#"),
     Queue("every", MAIL, "mail.#"),
     Queue("one", NEWS),
     Queue("two", NEWS),
-    Queue("headed", Exchange("heads", "headers")),
+    Queue("headed", HEADS, binding_arguments={"region": "eu", "size": 2}),
+    Queue("any", HEADS, binding_arguments={"x-match": "any", "region": "eu", "urgent": True}),
+    Queue("odd", Exchange("odd", "x-odd")),
     Broadcast("all"),
 ]
 
@@ -61,7 +64,11 @@ class Remembering(Broker):
     """Knows bindings that others have told it of."""
 
     def bindings(self, exchange: str) -> Sequence[Bound]:
-        return [Bound("theirs", "mail.*", "topic"), Bound("eu", "mail.eu.#", "topic")] if exchange == "mail" else []
+        known = {
+            "mail": [Bound("theirs", "mail.*", "topic"), Bound("eu", "mail.eu.#", "topic")],
+            "theirs": [Bound("one", '{"a":1}', "headers"), Bound("two", "unreadable", "headers")],
+        }
+        return known.get(exchange, [])
 
 
 class Routing(Broker):
@@ -266,6 +273,20 @@ def test_exchanges_are_resolved_for_brokers_that_have_none(make: Any) -> None:
     assert broker.told == []
 
 
+@pytest.mark.parametrize(
+    ("headers", "takers"),
+    [
+        ({"region": "eu", "size": 2}, ["headed", "any"]),
+        ({"region": "eu"}, ["any"]),
+        ({"urgent": True, "size": 2}, ["any"]),
+    ],
+)
+def test_headers_decide_where_they_are_asked(make: Any, headers: dict[str, Any], takers: list[str]) -> None:
+    app: Kernel = make()
+    app.send_task("x", queue="headed", headers=headers)
+    assert [name for name in ("headed", "any", "celery") if app.broker.peek(name, 5)] == takers
+
+
 def test_copies_have_one_id(make: Any) -> None:
     app: Kernel = make()
     result = app.send_task("x", queue="eu", routing_key="mail.eu.de")
@@ -295,6 +316,8 @@ def test_what_others_have_bound_counts(make: Any) -> None:
     app: Kernel = make(broker)
     app.send_task("x", queue="eu", routing_key="mail.eu")
     assert [queue for queue, _, _ in broker.sent] == ["eu", "every", "theirs"]
+    app.send_task("x", exchange="theirs", routing_key="any", headers={"a": 1})
+    assert [queue for queue, _, _ in broker.sent][3:] == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +328,8 @@ def test_what_others_have_bound_counts(make: Any) -> None:
             "no queue is bound to the exchange 'mail' with a key that fits 'post.eu'",
         ),
         ({"exchange": "nowhere", "routing_key": "k"}, "no queue is bound to the exchange 'nowhere'"),
-        ({"queue": "headed"}, "of type 'headers', which only a broker with exchanges can resolve"),
+        ({"queue": "odd"}, "of type 'x-odd', which only a broker with exchanges can resolve"),
+        ({"queue": "headed", "headers": {"region": "us"}}, "with arguments that fit these headers"),
     ],
 )
 def test_what_no_queue_takes_is_refused(make: Any, options: dict[str, Any], said: str) -> None:

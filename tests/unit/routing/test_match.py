@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.interfaces.broker import Bound
-from kernel.routing.match import matches, queues_for, topic_matches
+from kernel.routing.match import headers_match, matches, queues_for, topic_matches
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,31 @@ def test_topics_as_a_regular_expression_has_them(pattern: list[str], words: list
 
 def test_a_long_pattern_takes_no_longer_than_its_length() -> None:
     assert not topic_matches(".".join(["#", "a"] * 50), ".".join(["a"] * 200 + ["b"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "headers", "fits"),
+    [
+        ({}, {"a": 1}, True),
+        ({"x-match": "any"}, {"a": 1}, False),
+        ({"a": 1, "b": "x"}, {"a": 1, "b": "x", "c": 3}, True),
+        ({"a": 1, "b": "x"}, {"a": 1, "b": "y"}, False),
+        ({"a": 1, "b": "x"}, {"a": 1}, False),
+        ({"x-match": "any", "a": 1, "b": "x"}, {"a": 2, "b": "x"}, True),
+        ({"x-match": "any", "a": 1, "b": "x"}, {"a": 2}, False),
+        ({"a": None}, {"a": "whatever"}, True),
+        ({"a": None}, {"b": 1}, False),
+        ({"a": 1}, {"a": True}, False),
+        ({"a": 1}, {"a": "1"}, False),
+        ({"x-a": 1}, {}, True),
+        ({"x-match": "all-with-x", "x-a": 1}, {}, False),
+        ({"x-match": "all-with-x", "x-a": 1}, {"x-a": 1}, True),
+        ({"x-match": "any", "x-a": 1}, {"x-a": 1}, False),
+        ({"x-match": "any-with-x", "x-a": 1}, {"x-a": 1}, True),
+    ],
+)
+def test_headers(arguments: dict[str, Any], headers: dict[str, Any], fits: bool) -> None:
+    assert headers_match(arguments, headers) is fits
 
 
 def test_direct_and_fanout() -> None:
