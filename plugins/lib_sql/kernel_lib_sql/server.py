@@ -8,12 +8,10 @@ the notifications and COMMIT travel together.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import select
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -21,6 +19,7 @@ from kernel import errors
 from kernel_lib_sql import clock, faults, urls
 from kernel_lib_sql.bell import Bell
 from kernel_lib_sql.database import Database
+from kernel_lib_sql.forks import forks
 from kernel_lib_sql.notify import NotifyBell, channel
 from kernel_lib_sql.transaction import Dialect, Transaction
 from kernel_lib_sql.watchdog import Watchdog
@@ -99,7 +98,7 @@ class ServerDatabase(Database):
         self._lock = threading.Lock()
         self._texts: dict[str, str] = {}
         self._reset()
-        _reset_in_forks(self)
+        forks().watch(self)
 
     def _reset(self) -> None:
         self._engine: sqlalchemy.Engine | None = None
@@ -279,10 +278,17 @@ class ServerDatabase(Database):
             for topic in topics:
                 tx.ring(topic)
 
-    def _after_fork_in_child(self) -> None:
+    def before_fork(self) -> None:
+        """Nothing: threads of the parent may go on."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> list[object]:
         # The parent's connections are forgotten, not closed: psycopg ends a session in the process that began it only.
         self._lock = threading.Lock()
         self._reset()
+        return []
 
 
 def _has_news(fd: int) -> bool:
@@ -290,14 +296,3 @@ def _has_news(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN | select.POLLERR | select.POLLHUP)
     return bool(poll.poll(0))
-
-
-def _reset_in_forks(database: ServerDatabase) -> None:
-    """`os.register_at_fork` keeps its functions for ever, so they hold the database weakly."""
-    reference = weakref.ref(database)
-
-    def in_child() -> None:
-        if (found := reference()) is not None:
-            found._after_fork_in_child()
-
-    os.register_at_fork(after_in_child=in_child)

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from kernel_lib_sql import faults
 from kernel_lib_sql.bell import Bell
 from kernel_lib_sql.database import Database
 from kernel_lib_sql.doorbell import Doorbell
+from kernel_lib_sql.forks import forks
 from kernel_lib_sql.transaction import Dialect, Transaction
 from kernel_lib_sql.turn import Turn
 
@@ -83,8 +83,8 @@ class SqliteDatabase(Database):
         self.path = os.path.realpath(path)
         super().__init__(domain=f"sqlite:{self.path}", timeout=timeout)
         self._options = dict(options or {})
-        _close_before_forks(self)
         self._reset()
+        forks().watch(self)
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()
@@ -448,7 +448,7 @@ class SqliteDatabase(Database):
 
     # --- forks --------------------------------------------------------------------------------------------------
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
         # SQLite keeps its locks in memory and in the process: a child that inherits an open connection believes
         # it holds locks that it does not. So there is none while a fork happens; both sides open again.
         # Transactions of other threads are waited for; one of the thread that forks can only be left behind.
@@ -458,12 +458,12 @@ class SqliteDatabase(Database):
         if self._forking:
             self._disconnect()
 
-    def _after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self) -> None:
         if self._forking:
             self._forking = False
             self._mutex.release()
 
-    def _after_fork_in_child(self) -> list[object]:
+    def after_fork_in_child(self) -> list[object]:
         """Forget everything; what must not even be closed here is returned, to be kept until the process ends."""
         left: list[object] = [self._writer, self._readers, self._turn]
         if self._doorbell is not None:
@@ -475,23 +475,3 @@ class SqliteDatabase(Database):
 
 def _milliseconds_until(deadline: float) -> int:
     return max(0, int((deadline - time.monotonic()) * 1000))
-
-
-def _close_before_forks(database: SqliteDatabase) -> None:
-    """`os.register_at_fork` keeps its functions for ever, so they hold the database weakly."""
-    reference = weakref.ref(database)
-    left_behind: list[object] = []
-
-    def before() -> None:
-        if (found := reference()) is not None:
-            found._before_fork()
-
-    def in_parent() -> None:
-        if (found := reference()) is not None:
-            found._after_fork_in_parent()
-
-    def in_child() -> None:
-        if (found := reference()) is not None:
-            left_behind.extend(found._after_fork_in_child())
-
-    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

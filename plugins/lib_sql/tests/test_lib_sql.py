@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import sqlite3
@@ -402,3 +403,18 @@ def test_a_fork_inside_a_transaction_harms_neither_side(tmp_path: Path) -> None:
     with database.read() as tx:
         assert tx.query("SELECT name FROM thing") == [("parent",)]
     database.close()
+
+
+def test_databases_that_are_gone_leave_nothing_that_forks_would_ask(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[object] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **handlers: registered.append(handlers))
+    told: list[str] = []
+    monkeypatch.setattr(type(database), "before_fork", lambda self: told.append(self.domain))
+    gone = {database_for(f"sqlite:///{tmp_path}/{number}.db").domain for number in range(100)}
+    gc.collect()
+    assert in_child(lambda: None) == 0
+    assert registered == []
+    assert database.domain in told
+    assert gone.isdisjoint(told)
