@@ -18,7 +18,7 @@ from kernel.waiter import Waiter
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
-    from kernel.interfaces.backend import Backend, BackendCapabilities, Listening
+    from kernel.interfaces.backend import Backend, BackendCapabilities, Listening, Preparing
     from kernel.interfaces.broker import Broker
 
 
@@ -88,6 +88,14 @@ class Opened:
             return None
         capabilities: BackendCapabilities = drivers.load("backends", url, choices=self._app.conf.drivers).capabilities
         return capabilities if capabilities.chords else None
+
+    @property
+    def preparing(self) -> Preparing | None:
+        """The result backend, open, if it is one that prepares records for its broker."""
+        url = self._app.backend_url
+        if url is None or not hasattr(drivers.load("backends", url, choices=self._app.conf.drivers), "prepare"):
+            return None
+        return cast("Preparing", self.backend)
 
     def _open_broker(self) -> Broker:
         with self._lock:

@@ -106,6 +106,8 @@ class Record:
     retries: int | None = None
     queue: str | None = None
     stamps: str | None = None
+    prepared: Sequence[bytes] = ()
+    """What the backend made of it for the broker of its `transaction_domain` (`Preparing`)."""
 
 
 def replaces(state: str, attempt: int, standing_state: str, standing_attempt: int) -> bool:
@@ -227,6 +229,13 @@ class Backend(Protocol):
         """Delete the parts of a chord whose body is safe. That it was there is known until it expires."""
         ...
 
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        """Whether this copy of the message of a chord's body is the one to run. The first that asks is, whenever it
+        asks again, and no other, as long as the chord is known, which begins anew; atomic, and durable where the
+        backend is. Of a body that begins with several tasks `number`, from 0, says which: each has its own copies.
+        One that is a single task (None) forgets the chord in the same step."""
+        ...
+
     def cleanup(self) -> int:
         """Delete what has expired; how many records that were. Backends whose server does so return 0."""
         ...
@@ -251,6 +260,16 @@ class Growing(Protocol):
         complete when that one has come, too, and its part is behind those of lower indices. Durable where the backend
         is, and atomic; again for the same index changes nothing, nor for a chord that was forgotten. Called by a
         member whose own part has yet to come."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A backend whose records take settings and codecs of its app to be made, of a `transaction_domain` with a broker.
+    That broker stores them where there is no app, and is given what was made here."""
+
+    def prepare(self, record: Record) -> Record | None:
+        """The record with `prepared`, which counts alone then; None for one that only `store` can store. No I/O."""
         ...
 
 

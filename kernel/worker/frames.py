@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kernel import errors
-from kernel.interfaces.backend import Record
+from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
@@ -20,10 +20,11 @@ _BATCH: Final = struct.Struct("!QH")  # epoch, count
 _ITEM: Final = struct.Struct("!QBHHHHHHII")
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
 _DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
+_PAYLOAD: Final = struct.Struct("!II")  # records, parts of chords; what it completes is behind them
 _REPORT: Final = struct.Struct("!QH")  # child, topic
 _NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
 
-_SEEN, _EARLY = 1, 2
+_SEEN, _EARLY, _JOINED = 1, 2, 4
 _CHARGED = 1
 _VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
 _CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in enumerate(_VERDICTS)}
@@ -55,13 +56,19 @@ _RECORD_TEXTS: Final = (
     "queue",
     "stamps",
 )
+_PREPARED_TEXTS: Final = ("id", "state", "attempt")
 
 
 # assignments ------------------------------------------------------------------------------------------------
 
 
 def pack_assignment(
-    seq: int, handed: Delivery | Assignment, *, early_ack: bool = False, obituary: Obituary | None = None
+    seq: int,
+    handed: Delivery | Assignment,
+    *,
+    early_ack: bool = False,
+    obituary: Obituary | None = None,
+    joined: bool = False,
 ) -> bytes:
     """One assignment; several are joined by `pack_batch`. Raises `InvalidTaskError` for a message whose content type
     or properties are over 64 KiB."""
@@ -79,7 +86,7 @@ def pack_assignment(
         message.raw_headers,
         message.body,
     )
-    flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0)
+    flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0) | (_JOINED if joined else 0)
     try:
         head = _ITEM.pack(seq, flags, min(handed.starts, 0xFFFF), *map(len, parts))
     except struct.error as exc:
@@ -142,6 +149,7 @@ def _items(frame: bytes, count: int, valid: Callable[[], bool] | None) -> Iterat
             seen=bool(flags & _SEEN),
             early_ack=bool(flags & _EARLY),
             obituary=_obituary(frame[end_at:kind_at]) if n_end else None,
+            joined=bool(flags & _JOINED),
             valid=valid,
         )
         at = body_at + n_body
@@ -158,12 +166,12 @@ def _obituary(text: bytes) -> Obituary:
 
 
 def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
-    """An ending as a datagram; its records and publications go along where the engine is to store them."""
+    """An ending as a datagram; all that is settled with it goes along where the engine is to store it."""
     state, task = ending.state.encode(), ending.task.encode()[:2000]
     reason = ending.reason.encode("utf-8", "replace")[:8000]
     payload = b""
-    if with_payload and (ending.records or ending.publications):
-        payload = _pack_payload(ending.records, ending.publications)
+    if with_payload and ending.has_payload:
+        payload = _pack_payload(ending)
     head = _END.pack(
         child,
         ending.seq,
@@ -229,7 +237,6 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
     at += n_task
     reason = str(view[at : at + n_reason], "utf-8", "replace")
     at += n_reason
-    records, publications = _unpack_payload(view[at : at + n_payload]) if n_payload else ((), ())
     ending = Ending(
         seq,
         _VERDICTS[verdict],
@@ -237,17 +244,21 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
         delay=delay,
         charged=bool(flags & _CHARGED),
         reason=reason,
-        records=records,
-        publications=publications,
         runtime=runtime,
         task=task,
     )
+    if n_payload:
+        _unpack_payload(view[at : at + n_payload], ending)
     return child, ending
 
 
 def _pack_payload(records: Sequence[Record], publications: Sequence[Publication]) -> bytes:
     parts = [len(records).to_bytes(4, "big")]
     for record in records:
+        if record.prepared:
+            parts.append(json.dumps([getattr(record, name) for name in _PREPARED_TEXTS]).encode())
+            parts += [bytes([4]), pack_parts(record.prepared), b"", b""]
+            continue
         parts.append(json.dumps([getattr(record, name) for name in _RECORD_TEXTS]).encode())
         flags = (1 if record.args is not None else 0) | (2 if record.kwargs is not None else 0)
         parts += [bytes([flags]), record.result, record.args or b"", record.kwargs or b""]
@@ -262,8 +273,12 @@ def _unpack_payload(view: memoryview) -> tuple[list[Record], list[Publication]]:
     count = int.from_bytes(parts[0], "big")
     records = []
     for at in range(1, 1 + 5 * count, 5):
-        texts = dict(zip(_RECORD_TEXTS, json.loads(parts[at]), strict=True))
         flags = parts[at + 1][0]
+        if flags & 4:
+            texts = dict(zip(_PREPARED_TEXTS, json.loads(parts[at]), strict=True))
+            records.append(Record(**texts, prepared=unpack_parts(parts[at + 2])))
+            continue
+        texts = dict(zip(_RECORD_TEXTS, json.loads(parts[at]), strict=True))
         records.append(
             Record(
                 **texts,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kernel import errors
-from kernel.interfaces.backend import Backend, Record
+from kernel.interfaces.backend import Backend, Preparing, Record
 from kernel.interfaces.broker import Broker, DeadLetter, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
 from kernel.testing.conformance.broker_kit import AMPLE, BrokerKit, ack, made, make_message, numbers
@@ -182,6 +182,16 @@ class DeadLetterCases(BrokerKit):
             broker.dead_letters(queue)
 
 
+def ready(backend: Backend, record: Record) -> list[Record]:
+    """The record as the broker of its domain takes it."""
+    if not isinstance(backend, Preparing):
+        return [record]
+    prepared = backend.prepare(record)
+    assert prepared is not None
+    assert (prepared.id, prepared.state, prepared.attempt) == (record.id, record.state, record.attempt)
+    return [prepared]
+
+
 class EndCases(BrokerKit):
     @pytest.fixture
     def backend(self, broker: Broker) -> Iterator[Backend]:
@@ -204,7 +214,7 @@ class EndCases(BrokerKit):
             Settlement(
                 delivery,
                 Verdict.ACK,
-                records=[Record(id=delivery.message.id, state="SUCCESS", result=b"42", date_done=1.5e9)],
+                records=ready(backend, Record(id=delivery.message.id, state="SUCCESS", result=b"42", date_done=1.5e9)),
                 publications=[Publication(make_message(n=delivery.message.headers["n"] + 10), queue)],
             )
             for delivery in self.gather(consumer, 2)
@@ -226,7 +236,7 @@ class EndCases(BrokerKit):
         waiting = self.in_thread(lambda: watch.wait(60))
         time.sleep(0.2)
         record = Record(id=delivery.message.id, state="SUCCESS", result=b"1", date_done=1.5e9)
-        consumer.settle([Settlement(delivery, Verdict.ACK, records=[record])])
+        consumer.settle([Settlement(delivery, Verdict.ACK, records=ready(backend, record))])
         assert [found.id for found in waiting.result()] == [record.id]
         watch.close()
 
@@ -238,7 +248,7 @@ class EndCases(BrokerKit):
         self.pass_time(self.short_lease * 1.2)
         self.one(self.consume(broker, queue))
         record = Record(id=lost.message.id, state="SUCCESS", result=b"0", date_done=1.5e9)
-        late = Settlement(lost, Verdict.ACK, records=[record], publications=made(queue, 1))
+        late = Settlement(lost, Verdict.ACK, records=ready(backend, record), publications=made(queue, 1))
         assert [*frozen.settle([late])] == [Settled.STALE]
         assert [*backend.load([lost.message.id])] == [None]
         assert self.nothing(self.consume(broker, queue))
@@ -252,7 +262,7 @@ class EndCases(BrokerKit):
         delivery = self.one(consumer)
         backend.store([Record(id=delivery.message.id, state="FAILURE", result=b'"first"', date_done=1.5e9)])
         second = Record(id=delivery.message.id, state="SUCCESS", result=b'"second"', date_done=1.6e9)
-        assert [*consumer.settle([Settlement(delivery, Verdict.ACK, records=[second])])] == [Settled.DONE]
+        assert [*consumer.settle([Settlement(delivery, Verdict.ACK, records=ready(backend, second))])] == [Settled.DONE]
         (standing,) = backend.load([delivery.message.id])
         assert standing is not None
         assert (standing.state, standing.result) == ("FAILURE", b'"first"')

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kernel_lib_redis import backend_server, examine, fault
+from kernel_lib_redis import backend_server, examine, fault, records
 from kernel_lib_redis.settings import BACKEND_SETTINGS
 
 from kernel import errors
@@ -31,7 +31,6 @@ class RedisBackend:
     # States in between that were stored while a watch was being set up, or its connection was down, are not told.
     capabilities = api.BackendCapabilities(every_state=False, foreign_chords=True)
     settings: tuple[Setting, ...] = BACKEND_SETTINGS
-    transaction_domain: str | None = None
 
     def __init__(self, config: api.BackendConfig) -> None:
         self._server = backend_server(config)
@@ -42,6 +41,10 @@ class RedisBackend:
         self._codecs = config.codecs
         self._formats = Formats(config.codecs)
         self._hub = Hub(self._server, self._key, self._formats.decode)
+
+    @property
+    def transaction_domain(self) -> str | None:
+        return self._server.domain
 
     def open(self) -> None:
         self._formats.check()
@@ -70,7 +73,7 @@ class RedisBackend:
         except errors.OperationalError:
             # It may be stored or not: stored again, the same document stands as our own.
             replies = self._store(parts)
-            own = (words[4::4] for words in parts)
+            own = (words[3 :: records.WORDS] for words in parts)
             replies = [_own(reply, list(mine)) for reply, mine in zip(replies, own, strict=True)]
         flat = [answer for reply in replies for answer in reply]
         return [
@@ -78,17 +81,27 @@ class RedisBackend:
         ]
 
     def _parts(self, batch: Sequence[Record]) -> Iterator[list[object]]:
-        words: list[object] = [self._lifetime]
+        words: list[object] = []
         size = 0
         for record in batch:
-            if len(words) > _BATCH * 4 or size > _BYTES:
+            if len(words) >= _BATCH * records.WORDS or size > _BYTES:
                 yield words
-                words, size = [self._lifetime], 0
+                words, size = [], 0
             document = self._formats.encode(record)
-            words += [self._key(record.id).encode("utf-8", "surrogatepass"), _text(record.state)]
-            words += [record.attempt, document]
+            words += self._words(record, document)
             size += len(document)
         yield words
+
+    def _words(self, record: Record, document: bytes) -> tuple[bytes, ...]:
+        key, state = f"{self._server.prefix}celery-task-meta-{record.id}", record.state
+        return (_text(key), _text(state), b"%d" % record.attempt, document, b"%d" % self._lifetime)
+
+    def prepare(self, record: Record) -> Record | None:
+        """The words of its document. Of one that is no JSON the server alone could not tell later what stands."""
+        document = self._formats.encode(record)
+        if document[:1] != b"{":
+            return None
+        return Record(id=record.id, state=record.state, attempt=record.attempt, prepared=self._words(record, document))
 
     def _store(self, parts: Sequence[list[object]]) -> list[list[Any]]:
         with self._server.link() as link:
@@ -179,6 +192,10 @@ class RedisBackend:
 
     def forget_chord(self, chord_id: str) -> None:
         self._server.script(scripts.FORGET, self._group_key(chord_id), self._chord_lifetime)
+
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        words = (self._group_key(chord_id), self._chord_lifetime, number or 0, _text(copy), int(number is None))
+        return bool(self._server.script(scripts.BEGIN, *words))
 
     def cleanup(self) -> int:
         """The server deletes what has expired."""

@@ -3,7 +3,8 @@ run in workers of both.
 
 All keys begin with that of the group: ``.j`` has the parts by their index, ``.d`` which they are, ``.s`` how many there
 will be and ``.t`` how many more, ``.c`` who publishes the body. Celery writes a token there that expires, and ``done``
-when the body is published; a member of ours writes its index, so that it may complete the chord again.
+when the body is published; a member of ours writes its index, so that it may complete the chord again. ``.b`` is ours
+alone: of each task that the body begins with, which copy of its message began first.
 """
 
 from __future__ import annotations

@@ -4,50 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from kernel_lib_redis import Script
+from kernel_lib_redis import Script, records
 
-# ARGV: milliseconds to live (0: for ever); then of each record its key, state, attempt and document.
+# ARGV: of each record what `records.WORDS` says.
 # Answers for each 0 when it was stored, or the document that stands: also one that cannot be read here, since it is
 # compressed or no JSON, and may have to give way (see SWAP).
 STORE: Final = Script(
-    r"""
-local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
-
--- State and attempt of what stands. Documents of both systems begin with the state, so most are not read whole.
-local function standing(key)
-  local head = redis.call('GETRANGE', key, 0, 160)
-  if string.byte(head) ~= 123 then return '\0', 0 end
-  local state = string.match(head, '^{"status": "([^"\\]*)", ')
-  if state then
-    return state, tonumber(string.match(head, '^{"status": "[^"\\]*", "kernel_attempt": (%d+)') or 0)
-  end
-  local ok, document = pcall(cjson.decode, redis.call('GET', key))
-  if ok and type(document) == 'table' and type(document.status) == 'string' then
-    return document.status, tonumber(document.kernel_attempt) or 0
-  end
-  return 'PENDING', 0
-end
-
--- With "NX" it is refused where something stands.
-local function set(key, document, ...)
-  if ARGV[1] == '0' then return redis.call('SET', key, document, ...) end
-  return redis.call('SET', key, document, 'PX', ARGV[1], ...)
-end
-
+    records.KEEP
+    + r"""
 local out = {}
-for i = 2, #ARGV, 4 do
-  local key, document = ARGV[i], ARGV[i + 3]
-  local wins = set(key, document, 'NX')
-  if not wins then
-    local attempt, state, before = tonumber(ARGV[i + 2]), standing(key)
-    wins = state ~= '\0' and state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state])
-    if wins then set(key, document) end
-  end
-  if wins then
-    redis.call('PUBLISH', key, document)
+for i = 1, #ARGV, 5 do
+  if keep(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], false) then
     out[#out + 1] = 0
   else
-    out[#out + 1] = redis.call('GET', key)
+    out[#out + 1] = redis.call('GET', ARGV[i])
   end
 end
 return out
@@ -119,18 +89,39 @@ return 0
 """
 )
 
-# ARGV: key of the group, milliseconds to live (0: for ever).
-FORGET: Final = Script(
-    r"""
-local key = ARGV[1]
-if redis.call('UNLINK', key .. '.j') == 1 then
+# Deletes the parts, if there are any, and remembers that there were some.
+_FORGET: Final = r"""
+local function forget(key, life)
+  if redis.call('UNLINK', key .. '.j') == 0 then return end
   redis.call('UNLINK', key .. '.d', key .. '.s', key .. '.t')
-  if ARGV[2] == '0' then
+  if life == '0' then
     redis.call('SET', key .. '.c', 'done')
   else
-    redis.call('SET', key .. '.c', 'done', 'PX', ARGV[2])
+    redis.call('SET', key .. '.c', 'done', 'PX', life)
   end
 end
+"""
+
+# ARGV: key of the group, milliseconds to live (0: for ever).
+FORGET: Final = Script(
+    _FORGET
+    + r"""
+forget(ARGV[1], ARGV[2])
 return 0
+"""
+)
+
+# ARGV: key of the group, milliseconds to live (0: for ever), number of the task, its copy, 1 where the parts are of no
+# more use. Answers whether it is the first copy.
+BEGIN: Final = Script(
+    _FORGET
+    + r"""
+local key, life = ARGV[1], ARGV[2]
+local copies = key .. '.b'
+redis.call('HSETNX', copies, ARGV[3], ARGV[4])
+if redis.call('HGET', copies, ARGV[3]) ~= ARGV[4] then return 0 end
+if life ~= '0' then redis.call('PEXPIRE', copies, life) end
+if ARGV[5] == '1' then forget(key, life) end
+return 1
 """
 )

@@ -33,9 +33,8 @@ class RedisBroker:
     """
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(low_first=True, max_bytes=MAX_BYTES, keeps_fanouts=False)
+    capabilities = api.BrokerCapabilities(low_first=True, atomic_end=True, max_bytes=MAX_BYTES, keeps_fanouts=False)
     settings: tuple[Setting, ...] = BROKER_SETTINGS
-    transaction_domain: str | None = None
 
     def __init__(self, config: api.BrokerConfig) -> None:
         self._timeout = config.timeout
@@ -45,6 +44,10 @@ class RedisBroker:
         self._letters = Letters(self.server, self.layout)
         self._lock = threading.Lock()
         self._holders: set[RedisConsumer | RedisSubscription] = set()
+
+    @property
+    def transaction_domain(self) -> str | None:
+        return self.server.domain
 
     def open(self) -> None:
         self.server.open()
@@ -92,7 +95,9 @@ class RedisBroker:
         if not names:
             raise errors.ImproperlyConfigured("a consumer needs at least one queue; none was given")
         self.open()
-        consumer = RedisConsumer(self.server, self.layout, self.layout.check(names), options, self._forget)
+        consumer = RedisConsumer(
+            self.server, self.layout, self.layout.check(names), options, place=self._sender.place, closed=self._forget
+        )
         with self._lock:
             self._holders.add(consumer)
         return consumer

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from kernel_lib_redis import Listener, RedisServer, unfitting
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel.message import Publication
 from kernel_broker_redis import answers, envelope, scripts
 from kernel_broker_redis.door import Door
 from kernel_broker_redis.holdings import Holdings
@@ -30,6 +31,7 @@ _UNATTENDED: Final = 2.0
 _NO_DOUBT: Final = -1, -1
 _MAX_REASON: Final = 4000
 _AT_ONCE: Final = 1000
+_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _RESTORED_AT_ONCE: Final = 100
 _FORGOTTEN: Final = 2
 """How a server tells that it began with nothing since we last heard of it."""
@@ -48,6 +50,8 @@ class RedisConsumer:
         layout: Layout,
         queues: Sequence[str],
         options: ConsumeOptions,
+        *,
+        place: Callable[[Publication], tuple[object, ...]],
         closed: Callable[[RedisConsumer], None],
     ) -> None:
         self._server = server
@@ -57,6 +61,7 @@ class RedisConsumer:
         self._queue_of = {key: name for name, keys in self._lists.items() for key in keys}
         self._order: list[str] = []
         self._options = options
+        self._place = place
         self._closed = closed
         self._id = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -295,8 +300,6 @@ class RedisConsumer:
         return found
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        if any(item.records or item.publications for item in settlements):
-            raise NotImplementedError("the Redis broker has no atomic_end: store and publish before you settle")
         found = [Settled.STALE] * len(settlements)
         if self._is_closed:
             return found
@@ -324,12 +327,22 @@ class RedisConsumer:
 
     def _settle(self, settlements: Sequence[Settlement], mine: Sequence[int]) -> dict[int, int]:
         """Of each of these, whether it was there. What was there is noted as settled."""
-        acks = [at for at in mine if settlements[at].verdict is Verdict.ACK]
-        rest = [at for at in mine if settlements[at].verdict is not Verdict.ACK]
+        acks: list[int] = []
+        whole: list[int] = []
+        rest: list[int] = []
+        for at in mine:
+            item = settlements[at]
+            if item.records or item.publications:
+                whole.append(at)
+            else:
+                (acks if item.verdict is Verdict.ACK else rest).append(at)
         # The oldest is put back last, and so comes to lie in front.
         rest.sort(key=lambda at: -settlements[at].delivery.key[1])
+        # Whatever of it is refused is refused before anything is done.
+        finishes = [*self._finishes([settlements[at] for at in whole])]
         done = dict(zip(acks, self._ack(settlements, acks), strict=True))
         done.update(zip(rest, self._end(settlements, rest), strict=True))
+        done.update(zip(whole, self._finish(finishes), strict=True))
         for at, was_there in done.items():
             if was_there:
                 self._note(settlements[at])
@@ -337,7 +350,8 @@ class RedisConsumer:
 
     def _note(self, item: Settlement) -> None:
         number = item.delivery.key[1]
-        if item.verdict is Verdict.ACK:
+        # A server that had not heard of an end with records or messages has not got these either.
+        if item.verdict is Verdict.ACK and not (item.records or item.publications):
             self._held.acknowledged(number)
         else:
             self._held.put_back(number)
@@ -366,6 +380,35 @@ class RedisConsumer:
             words = [word for at in part for word in _end_words(settlements[at])]
             done += self._run(scripts.END, *words, fits=answers.is_outcomes(len(part)))
         return done
+
+    def _finishes(self, settlements: Sequence[Settlement]) -> Iterator[tuple[int, list[object]]]:
+        """Ends with what belongs to them: how many, and the words for so many. Raises `PublishRefused`."""
+        words: list[object] = []
+        count = size = 0
+        for item in settlements:
+            more = self._finish_words(item)
+            words += more
+            count += 1
+            size += sum(len(word) for word in more if isinstance(word, bytes))
+            if count >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+                yield count, words
+                words, count, size = [], 0, 0
+        if count:
+            yield count, words
+
+    def _finish(self, finishes: Sequence[tuple[int, list[object]]]) -> list[int]:
+        done: list[int] = []
+        for count, words in finishes:
+            done += self._run(scripts.FINISH, *words, fits=answers.is_outcomes(count))
+        return done
+
+    def _finish_words(self, item: Settlement) -> list[object]:
+        words = [*_end_words(item), len(item.records), len(item.publications)]
+        for record in item.records:
+            words += record.prepared
+        for publication in item.publications:
+            words += self._place(publication)
+        return words
 
     # --- the lease ----------------------------------------------------------------------------------------------
 
@@ -477,6 +520,8 @@ class RedisConsumer:
 
 def _end_words(item: Settlement) -> tuple[object, ...]:
     key, number = item.delivery.key
+    if item.verdict is Verdict.ACK:
+        return key, number, "a", 0, 0, ""
     if item.verdict is Verdict.REQUEUE:
         delay = max(0, round(item.delay * 1000)) if item.delay > 0 else 0
         return key, number, "r", int(item.charged), delay, ""

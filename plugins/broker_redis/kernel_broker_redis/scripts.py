@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Final
 
 from kernel_lib_redis import Script
+from kernel_lib_redis.records import KEEP
 
 _COMMON: Final = r"""
 local P, SEP = ARGV[1], ARGV[2]
@@ -355,44 +356,87 @@ return out
 """
 )
 
-# ARGV: prefix, sep, consumer; then of each claim its list, number, what (r: back, d: dead, s: started, a: done with),
-# 1 if it is charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON.
+_SETTLE: Final = r"""
+-- Settle one claim by the six words from `i` on: its list, number, what (r: back, d: dead, s: started, a: done with), 1
+-- if it is charged, and two words: milliseconds of delay and nothing, or the name of the letter and JSON. Answers 1, or
+-- 0 when the claim is not there.
+local function settle(i)
+  local list, number, what = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local held, marks = own(list, 'held:' .. ARGV[3]), own(list, 'marks:' .. ARGV[3])
+  if redis.call('HEXISTS', held, number) == 0 then return 0 end
+  local starts = starts_of(redis.call('HGET', marks, number))
+  if what == 's' then
+    redis.call('HSET', marks, number, starts .. ',1')
+    return 1
+  end
+  local raw, queue = redis.call('HGET', held, number), queue_of(list)
+  starts = starts + tonumber(ARGV[i + 3])
+  if what == 'd' then
+    local letter = ARGV[i + 4]
+    if redis.call('HEXISTS', own(queue, 'dead'), letter) == 1 then
+      letter = letter .. '.' .. redis.call('INCR', own(queue, 'n'))
+    end
+    redis.call('HSET', own(queue, 'dead'), letter, raw)
+    redis.call('HSET', own(queue, 'dead:meta'), letter, starts .. '\n' .. NOW .. '\n' .. ARGV[i + 5])
+    redis.call('ZADD', own(queue, 'dead:order'), redis.call('INCR', own(queue, 'n')), letter)
+  elseif what == 'r' and tonumber(ARGV[i + 4]) > 0 then
+    defer(list, raw, NOW + tonumber(ARGV[i + 4]), starts, 1)
+  elseif what == 'r' then
+    return_to(list, raw, starts)
+  end
+  redis.call('HDEL', held, number)
+  redis.call('HDEL', marks, number)
+  if what == 'r' then notify(list, 1) end
+  return 1
+end
+"""
+
+# ARGV: prefix, sep, consumer; then of each claim the words of `settle`.
 END: Final = Script(
     _COMMON
     + _DESPITE
+    + _SETTLE
     + r"""
 local out = {}
-for i = 4, #ARGV, 6 do
-  local list, number, what = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local held, marks = own(list, 'held:' .. ARGV[3]), own(list, 'marks:' .. ARGV[3])
-  local done = redis.call('HEXISTS', held, number)
-  out[#out + 1] = done
+for i = 4, #ARGV, 6 do out[#out + 1] = settle(i) end
+return out
+"""
+)
+
+# ARGV: prefix, sep, consumer; then of each claim the words of `settle`, how many records and how many messages come
+# with its end, the words of the records, and of each message its list, when it is due (ms, or nothing), and itself.
+FINISH: Final = Script(
+    _COMMON
+    + _DESPITE
+    + _SETTLE
+    + KEEP
+    + r"""
+local out, pushed, i = {}, {}, 4
+while ARGV[i] do
+  local done = settle(i)
+  local records, messages = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
+  out[#out + 1], i = done, i + 8
   if done == 1 then
-    local starts = starts_of(redis.call('HGET', marks, number))
-    if what == 's' then
-      redis.call('HSET', marks, number, starts .. ',1')
-    else
-      local raw, queue = redis.call('HGET', held, number), queue_of(list)
-      starts = starts + tonumber(ARGV[i + 3])
-      if what == 'd' then
-        local letter = ARGV[i + 4]
-        if redis.call('HEXISTS', own(queue, 'dead'), letter) == 1 then
-          letter = letter .. '.' .. redis.call('INCR', own(queue, 'n'))
-        end
-        redis.call('HSET', own(queue, 'dead'), letter, raw)
-        redis.call('HSET', own(queue, 'dead:meta'), letter, starts .. '\n' .. NOW .. '\n' .. ARGV[i + 5])
-        redis.call('ZADD', own(queue, 'dead:order'), redis.call('INCR', own(queue, 'n')), letter)
-      elseif what == 'r' and tonumber(ARGV[i + 4]) > 0 then
-        defer(list, raw, NOW + tonumber(ARGV[i + 4]), starts, 1)
-      elseif what == 'r' then
-        return_to(list, raw, starts)
-      end
-      redis.call('HDEL', held, number)
-      redis.call('HDEL', marks, number)
-      if what == 'r' then notify(list, 1) end
+    for j = i, i + 5 * (records - 1), 5 do
+      -- What cannot be read here gives way: whoever claimed the message again has looked for its end before.
+      keep(ARGV[j], ARGV[j + 2], ARGV[j + 3], ARGV[j + 4], true)
     end
   end
+  i = i + 5 * records
+  if done == 1 then
+    for j = i, i + 3 * (messages - 1), 3 do
+      local list = ARGV[j]
+      if ARGV[j + 1] == '' then
+        redis.call('LPUSH', list, ARGV[j + 2])
+      else
+        defer(list, ARGV[j + 2], tonumber(ARGV[j + 1]), 0, 0)
+      end
+      pushed[list] = (pushed[list] or 0) + 1
+    end
+  end
+  i = i + 3 * messages
 end
+for list, count in pairs(pushed) do notify(list, count) end
 return out
 """
 )

@@ -93,6 +93,14 @@ class Sender:
             raise fault(stored, self._server.shown) from stored
         return api.STORED
 
+    def place(self, item: Publication) -> tuple[str, int | str, bytes]:
+        """Where a message goes, in words for a script: the list, when it is due (ms, or ""), and itself. Raises
+        `PublishRefused`."""
+        if why := self._refusal(item):
+            raise errors.PublishRefused(why)
+        due = _milliseconds(item.due) if item.due is not None and not has_eta(item.message) else ""
+        return self._list(item.queue, item.priority).key, due, self._writer.publication(item)
+
     # --- what goes where ----------------------------------------------------------------------------------------
 
     def _sorted(

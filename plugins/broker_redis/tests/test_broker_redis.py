@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from kernel_backend_redis import RedisBackend
 from kernel_broker_redis import RedisBroker
 
+from kernel.interfaces.backend import Backend, BackendConfig
 from kernel.interfaces.broker import Broker, BrokerConfig
 from kernel.testing.conformance.broker import BrokerConformance
 from kernel.testing.servers import RedisProcess, redis_server
@@ -35,6 +37,9 @@ class TestRedis(BrokerConformance):
 
     def second(self, broker: Broker) -> Broker:
         return RedisBroker(BrokerConfig(url=self.url, options={"global_keyprefix": self.prefix}))
+
+    def make_backend(self, broker: Broker) -> Backend:
+        return RedisBackend(BackendConfig(url=self.url))
 
     def raw_depth(self, broker: Broker, queue: str) -> int:
         client = redis.Redis.from_url(self.url)

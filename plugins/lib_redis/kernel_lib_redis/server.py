@@ -15,6 +15,7 @@ from kernel_lib_redis.build import Plan
 from kernel_lib_redis.faults import ConnectionLost, fault, unfitting
 from kernel_lib_redis.greeting import greet
 from kernel_lib_redis.link import Command, Link
+from kernel_lib_redis.places import Cluster
 from kernel_lib_redis.script import Script
 
 _log = logging.getLogger("kernel.redis")
@@ -74,6 +75,13 @@ class RedisServer:
     @property
     def shown(self) -> str:
         return self.place.shown
+
+    @property
+    def domain(self) -> str:
+        """The same text for all that can be changed by one script: a server, a database, a login, and in a cluster
+        the prefix by which the node is found."""
+        words = [self.shown, str(self.db), str(self.options.get("username") or "")]
+        return " ".join([*words, self.prefix] if isinstance(self.place, Cluster) else words)
 
     def open(self) -> None:
         """Connect and see that the server is one that we can use; again it does nothing."""
