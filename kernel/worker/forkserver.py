@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kernel import drivers, errors
+from kernel.worker import logs
 from kernel.worker import manifest as manifests
 from kernel.worker.options import WorkerOptions
 from kernel.worker.parent import die_with_parent
@@ -75,6 +76,8 @@ class ForkServer:
             text = "" if isinstance(exc, errors.KernelError) else traceback.format_exc()
             self._tell({"event": "failed", "kind": type(exc).__name__, "error": _explain(exc), "text": text})
             return 3
+        finally:
+            logs.flush()  # what the import printed: each child would have a copy of it
         _import_backend(self._app, document)
         self._spawn_method = document.settings.get("worker_start_method") or "fork"
         self._tell({"event": "manifest", "manifest": document.to_json()})
@@ -135,6 +138,7 @@ class ForkServer:
         except BaseException:
             traceback.print_exc()
         finally:
+            logs.flush()
             os._exit(status)
 
     def _bury(self, pidfd: int) -> None:

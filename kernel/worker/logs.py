@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from kernel.log import HumanFormatter, JsonFormatter, redirect_streams
@@ -37,6 +38,17 @@ def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, re
     logging.captureWarnings(True)
     if redirect and settings.get("worker_redirect_stdouts", True):
         redirect_streams(getattr(logging, settings.get("worker_redirect_stdouts_level") or "WARNING"))
+
+
+def flush() -> None:
+    """Write what this process has printed and logged and still holds: for those that fork, or end by `os._exit`.
+
+    Raises nothing: where it went to may be gone, and a task may have put anything in the place of a stream.
+    """
+    ours = [handler for handler in logging.getLogger().handlers if handler.get_name() == _HANDLER_NAME]
+    for holder in (sys.stdout, sys.stderr, sys.__stdout__, *ours):
+        with suppress(Exception):
+            holder.flush()  # type: ignore[union-attr]
 
 
 def _handler(options: LogOptions) -> logging.Handler:

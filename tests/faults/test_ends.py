@@ -35,6 +35,15 @@ app.extensions.register(Slow(), "slow")
 """
 
 
+TALK = """
+print("imported")
+
+@app.task
+def talk(key):
+    print("said", key)
+"""
+
+
 def committed(project: Project) -> set[str]:
     return set(project.counts("COMMIT"))
 
@@ -95,6 +104,18 @@ def test_children_that_are_replaced_leave_no_descriptor_behind(tmp_path: Path) -
             lambda: f"{before} became {[descriptors(pid) for pid in holders]}",
         )
         wait_for(settled, 10, lambda: f"{before} became {[descriptors(pid) for pid in holders]}")
+
+
+def test_children_that_are_replaced_leave_no_word_unsaid(tmp_path: Path) -> None:
+    """What they hold back when they end: lines of the log, and what tasks printed into a buffer."""
+    settings = {"worker_max_tasks_per_child": 25, "worker_redirect_stdouts": False}
+    with project_in(tmp_path / "p", tasks=TALK, **settings) as project:
+        results = project.task("talk").map_delay([(f"k{n}",) for n in range(100)])
+        with WorkerProcess(project, "-c", "2", environment={"PYTHONUNBUFFERED": ""}) as worker:
+            results_within(results, 30)
+        assert [worker.log.count(f"said k{n}\n") for n in range(100)] == [1] * 100
+        assert [worker.log.count(f"[{result.id}] succeeded") for result in results] == [1] * 100
+        assert worker.log.count("imported\n") == 1
 
 
 def test_a_child_that_is_never_ready_is_replaced(tmp_path: Path) -> None:
