@@ -132,6 +132,8 @@ class Request:
     """What ``retry(throw=False)`` returned in this run; published when the body has ended."""
     chord_additions: int = 0
     """How many members this run has added to its chord."""
+    gave_way: bool = False
+    """The body has made something that takes the task's place."""
 
     _valid: Callable[[], bool] = staticmethod(_always)
     _children: list[Any] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from kernel import errors
@@ -51,6 +51,45 @@ class Lineage:
     parent_id: str | None = None
     reply_to: str | None = None
     redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a signature belongs, as freezing writes it into its options. What is None says nothing; `more` are other
+    options, and `ids` makes the ids that are not given."""
+
+    task_id: str | None = None
+    group_id: str | None = None
+    chord: Mapping[str, Any] | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_index: int | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    ids: Callable[[], str] = new_id
+
+    def options(self) -> dict[str, Any]:
+        """All that is said but the id."""
+        said = {
+            "group_id": self.group_id,
+            "chord": self.chord,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "group_index": self.group_index,
+            **self.more,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+    def inside(self, **changes: Any) -> Place:
+        """The place of a part: `more` and `ids` are the same, and nothing else but what `changes` say."""
+        return Place(more=self.more, ids=self.ids, **changes)
+
+    def at(self, **changes: Any) -> Place:
+        """The same place with these changes."""
+        return replace(self, **changes)
+
+
+PLACED: Final = frozenset(Place.__dataclass_fields__) - {"more", "ids"}
+"""Options that freezing puts where they belong; they are not handed on to members."""
 
 
 class Signature(dict[str, Any], Generic[R_co]):
@@ -274,27 +313,37 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def freeze(
         self,
-        task_id: str | None = None,
+        _id: str | None = None,
         group_id: str | None = None,
         chord: Mapping[str, Any] | None = None,
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-        *,
-        ids: Callable[[], str] = new_id,
-        **lineage: Any,
+        **options: Any,
     ) -> Any:
         """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset.
 
-        `ids` makes the ids that are not given. Returns the result it will have.
+        Returns the result it will have: an `AsyncResult`, of a group a `GroupResult`, of an empty chain None.
         """
+        return self.freeze_at(
+            Place(
+                task_id=options.pop("task_id", None) if _id is None else _id,
+                group_id=group_id,
+                chord=chord,
+                root_id=root_id,
+                parent_id=parent_id,
+                group_index=group_index,
+                more=options,
+            )
+        )
+
+    def freeze_at(self, place: Place) -> Any:
+        """What `freeze` does; a class of one's own overrides this one."""
         options = self.options
-        frozen: str = options.get("task_id") or task_id or ids()
+        frozen: str = options.get("task_id") or place.task_id or place.ids()
         options["task_id"] = frozen
-        given = {"group_id": group_id, "chord": chord, "root_id": root_id, "parent_id": parent_id}
-        for name, value in {**given, "group_index": group_index, **lineage}.items():
-            if value is not None:
-                options.setdefault(name, value)
+        for name, value in place.options().items():
+            options.setdefault(name, value)
         result = self.app.AsyncResult(frozen, task_name=self.task)
         ignored = options.get("ignore_result")
         if ignored is None:

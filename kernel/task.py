@@ -445,7 +445,9 @@ class Task(Generic[P, R_co]):
         """
         from kernel.canvas.replacing import replacement
 
-        return self.on_replace(replacement(self.app, self.request, sig))
+        made = replacement(self.app, self.request, sig)
+        self.request.gave_way = True
+        return self.on_replace(made)
 
     def on_replace(self, sig: Signature[Any]) -> Any:
         """What `replace` ends with; for subclasses that do something to the signature first, such as stamping it."""

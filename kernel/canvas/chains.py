@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from kernel import states
 from kernel.call import Call
 from kernel.canvas.chord import chord
-from kernel.canvas.composite import PLACED, Composite, given_members, members, walk
+from kernel.canvas.composite import Composite, given_members, members, walk
 from kernel.canvas.groups import as_group, group
-from kernel.naming import new_id
-from kernel.signature import Lineage, Signature, as_signatures
+from kernel.signature import PLACED, Lineage, Place, Signature, as_signatures
 
 
 class chain(Composite):  # noqa: N801 - Celery's name
@@ -66,30 +65,19 @@ class chain(Composite):  # noqa: N801 - Celery's name
                 return [*found[:at], _gathered(step, found[at + 1 :])]
         return found
 
-    def freeze(
-        self,
-        task_id: str | None = None,
-        group_id: str | None = None,
-        chord: Mapping[str, Any] | None = None,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        group_index: int | None = None,
-        *,
-        ids: Callable[[], str] = new_id,
-        **lineage: Any,
-    ) -> Any:
+    def freeze_at(self, place: Place) -> Any:
         """Give every task its id; returns the result of the last, None for an empty chain."""
         steps = self.steps()
         self.kwargs["tasks"] = steps
         if not steps:
             return None
-        last_id = self.options.setdefault("task_id", task_id or ids())
+        last_id = self.options.setdefault("task_id", place.task_id or place.ids())
         parent: Any = None
         for step in steps[:-1]:
-            result = step.freeze(None, root_id=root_id, parent_id=parent_id, ids=ids, **lineage)
+            result = step.freeze_at(place.inside(root_id=place.root_id, parent_id=place.parent_id))
             result.parent, parent = parent, result
-            root_id = parent_id = None
-        last = steps[-1].freeze(last_id, group_id, chord, root_id, parent_id, group_index, ids=ids, **lineage)
+            place = place.at(root_id=None, parent_id=None)
+        last = steps[-1].freeze_at(place.at(task_id=last_id))
         first = last
         while first is not None and first.parent is not None:
             first = first.parent  # the last step may be a chord, which begins with its header

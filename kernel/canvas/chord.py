@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from kernel import errors
+from kernel import errors, states
 from kernel.call import Call
-from kernel.canvas.composite import PLACED, Composite, members, walk
+from kernel.canvas.composite import Composite, members, walk
 from kernel.canvas.groups import as_group, group
-from kernel.naming import new_id
-from kernel.signature import Lineage, Signature, as_signatures, maybe_signature
+from kernel.groupresult import GroupResult
+from kernel.results.eager import as_exception
+from kernel.results.gathering import leaves as result_leaves
+from kernel.signature import PLACED, Lineage, Place, Signature, as_signatures, maybe_signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -128,31 +130,21 @@ class chord(Composite):  # noqa: N801 - Celery's name
 
     # --- making ---------------------------------------------------------------------------------------------
 
-    def freeze(
-        self,
-        task_id: str | None = None,
-        group_id: str | None = None,
-        chord: Mapping[str, Any] | None = None,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        group_index: int | None = None,
-        *,
-        ids: Callable[[], str] = new_id,
-        **lineage: Any,
-    ) -> Any:
+    def freeze_at(self, place: Place) -> Any:
         """Give the body its id, which is `task_id`, and all others theirs; returns the body's result."""
         body = self._whole()
         if self.header._app is None:
             self.header._app = self.app  # an empty one has no member that would say
+        own_id = place.task_id
         if self.header.id is None:
-            task_id = task_id or self.id
-        before = self.header.freeze(None, root_id=root_id, parent_id=parent_id, ids=ids, **lineage)
+            own_id = own_id or self.id
+        before = self.header.freeze_at(place.inside(root_id=place.root_id, parent_id=place.parent_id))
         # Where Celery has it: it reads the header as a mere list.
         own = self.options["task_id"] = before.id
         for index, leaf in enumerate(leaf for member in self.tasks for leaf in leaves(member)):
             # Groups at the ends of members have ids of their own, and yet their members are parts of this.
             leaf.options.update(group_id=own, group_index=index)
-        result = body.freeze(task_id, group_id, chord, root_id, None, group_index, ids=ids, **lineage)
+        result = body.freeze_at(place.at(task_id=own_id, parent_id=None))
         first = result
         while first is not None and first.parent is not None:
             first = first.parent
@@ -248,6 +240,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         given = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
         lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
         before = made.header.gather(new_args, made.own_kwargs(new_kwargs), **given, **lineage)
+        _check_values(before)
         values = before.get(disable_sync_subtasks=False)
         run = body.gather if isinstance(body, group) else body.apply
         result: Any = run((values,), {}, **lineage)
@@ -289,6 +282,18 @@ class chord(Composite):  # noqa: N801 - Celery's name
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         return f"chord({self.header!r}, {self.body!r})"
+
+
+def dependency_error(task_id: str, error: BaseException) -> errors.ChordError:
+    """Why a chord has no value: its member `task_id` ended with `error`."""
+    broken = errors.ChordError(f"Dependency {task_id} raised {error!r}")
+    broken.__cause__ = error
+    return broken
+
+
+def no_part() -> errors.Ignore:
+    """What a member that was ignored broke its chord with."""
+    return errors.Ignore("a task in the header of a chord that ends without a value")
 
 
 # --- members and what they end in ---------------------------------------------------------------------------
@@ -414,6 +419,15 @@ def announce(app: Kernel, chord_id: str, size: int) -> None:
         cast("Announcing", app.backend).chord_begins(chord_id, size)
     except (errors.OperationalError, errors.BackendError) as exc:
         _log.warning("workers of Celery cannot complete the chord %s: its size cannot be stored: %s", chord_id, exc)
+
+
+def _check_values(header: GroupResult) -> None:
+    """Raises `ChordError` for a member that ran here and has neither a value nor an error."""
+    for leaf in result_leaves(header.results):
+        if leaf.state == states.IGNORED:
+            raise dependency_error(leaf.id, no_part())
+        if leaf.state == states.REJECTED:
+            raise dependency_error(leaf.id, as_exception(leaf.result))
 
 
 def _as_header(header: Any, app: Kernel | None) -> group:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kernel import errors
-from kernel.signature import Lineage, Signature, maybe_signature
+from kernel.signature import PLACED, Lineage, Place, Signature, maybe_signature
 
 if TYPE_CHECKING:
     from typing import Self
 
     from kernel.app import Kernel
-
-PLACED: Final = frozenset({"task_id", "group_id", "group_index", "chord", "root_id", "parent_id"})
-"""Options that freezing puts where they belong; they are not handed on to the members."""
 
 
 class Composite(Signature[Any]):
@@ -108,7 +105,7 @@ class Composite(Signature[Any]):
         """A frozen copy, and its result."""
         made = self.clone()
         placed = {name: options[name] for name in PLACED if options.get(name) is not None}
-        return made, made.freeze(**placed)
+        return made, made.freeze_at(Place(**placed))
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         shown = ", ".join(repr(member) for member in self.tasks)

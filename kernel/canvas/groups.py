@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel.call import Call
-from kernel.canvas.composite import PLACED, Composite, given_members, members
+from kernel.canvas.composite import Composite, given_members, members
 from kernel.groupresult import GroupResult
-from kernel.naming import new_id
-from kernel.signature import Lineage, Signature
+from kernel.signature import PLACED, Lineage, Place, Signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,29 +51,16 @@ class group(Composite):  # noqa: N801 - Celery's name
             found += member.spread() if isinstance(member, group) else [member]
         return found
 
-    def freeze(
-        self,
-        task_id: str | None = None,
-        group_id: str | None = None,
-        chord: Mapping[str, Any] | None = None,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        group_index: int | None = None,
-        *,
-        ids: Callable[[], str] = new_id,
-        **lineage: Any,
-    ) -> GroupResult:
+    def freeze_at(self, place: Place) -> GroupResult:
         """Give it and every member an id. A group in a group has an id of its own."""
         app = self.app
-        own: str = self.options.setdefault("task_id", task_id or ids())
+        own: str = self.options.setdefault("task_id", place.task_id or place.ids())
         flat = self.spread()
         self["args"] = ()
         self["kwargs"] = {"tasks": flat}
         self["options"] = {"task_id": own}
-        results = [
-            member.freeze(None, own, chord, root_id, parent_id, index, ids=ids, **lineage)
-            for index, member in enumerate(flat)
-        ]
+        inside = place.at(task_id=None, group_id=own)
+        results = [member.freeze_at(inside.at(group_index=index)) for index, member in enumerate(flat)]
         return GroupResult(own, [result for result in results if result is not None], app=app)
 
     def calls(

@@ -10,7 +10,7 @@ from kernel.canvas.chord import leaves
 from kernel.canvas.replacing import as_one_value
 from kernel.interfaces.backend import Growing
 from kernel.naming import derive_id
-from kernel.signature import Lineage, Signature
+from kernel.signature import Lineage, Place, Signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -36,14 +36,16 @@ def grown(app: Kernel, request: Request, given: Any) -> tuple[Signature[Any], An
     made.options.pop("task_id", None)
     Check(app).signature(made)
     body = {**(request.chord or {}), ADDED: True}
-    result = made.freeze(
-        own_id,
-        request.group,
-        body,
-        request.root_id or request.id,
-        request.id,
-        own,
-        ids=lambda: derive_id(own_id, "added", next(numbers)),
+    result = made.freeze_at(
+        Place(
+            task_id=own_id,
+            group_id=request.group,
+            chord=body,
+            root_id=request.root_id or request.id,
+            parent_id=request.id,
+            group_index=own,
+            ids=lambda: derive_id(own_id, "added", next(numbers)),
+        )
     )
     for leaf in leaves(made):
         leaf.options["ignore_result"] = False

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kernel import errors
 from kernel.canvas.groups import group
 from kernel.canvas.unlocking import add_unlock_task
-from kernel.naming import new_id
-from kernel.signature import Lineage, Signature, maybe_signature
+from kernel.signature import Lineage, Place, Signature, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -125,18 +124,7 @@ class chunks(Signature[list[list[Any]]]):  # noqa: N801 - Celery's name
         parts = iter(lambda: list(itertools.islice(items, n)), [])
         return group([xstarmap(task, part, app=self._app) for part in parts], app=self._app, **self.options)
 
-    def freeze(
-        self,
-        task_id: str | None = None,
-        group_id: str | None = None,
-        chord: Mapping[str, Any] | None = None,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        group_index: int | None = None,
-        *,
-        ids: Callable[[], str] = new_id,
-        **lineage: Any,
-    ) -> Any:
+    def freeze_at(self, place: Place) -> Any:
         raise TypeError("chunks are made a group before they are frozen: freeze chunks.group()")
 
     def calls(

@@ -13,7 +13,7 @@ from kernel.canvas.chord import leaves
 from kernel.canvas.groups import as_group, group
 from kernel.canvas.maps import ACCUMULATE
 from kernel.naming import derive_id, new_id
-from kernel.signature import Signature, as_signatures, maybe_signature
+from kernel.signature import Place, Signature, as_signatures, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -35,21 +35,23 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
         member.options["replaced_task_nesting"] = nesting
     own_id, root_id = request.id, request.root_id or request.id
     if request.is_eager:
-        made.freeze(own_id, root_id=root_id, parent_id=request.parent_id)
+        made.freeze_at(Place(task_id=own_id, root_id=root_id, parent_id=request.parent_id))
         return made
     for callback in as_signatures(request.callbacks, app):
         made.link(callback)
     for errback in as_signatures(request.errbacks, app):
         made.link_error(errback)
-    made.freeze(
-        own_id,
-        request.group,
-        request.chord,
-        root_id,
-        request.parent_id,
-        request.group_index,
-        ids=_ids(request, nesting),
-        replaced_task_nesting=nesting,
+    made.freeze_at(
+        Place(
+            task_id=own_id,
+            group_id=request.group,
+            chord=request.chord,
+            root_id=root_id,
+            parent_id=request.parent_id,
+            group_index=request.group_index,
+            more={"replaced_task_nesting": nesting},
+            ids=_ids(request, nesting),
+        )
     )
     if request.chord:
         for leaf in leaves(made):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors, failure, states
+from kernel.canvas.chord import dependency_error
 from kernel.canvas.composite import walk
 from kernel.groupresult import GroupResult
 from kernel.interfaces.backend import Record, StoreState
@@ -40,8 +41,7 @@ def add_unlock_task(app: Kernel) -> None:
         body = Signature.from_dict(callback, app)
         culprit = _failed(header)
         if culprit is not None:
-            task_id, error = culprit
-            _fail(app, body, errors.ChordError(f"Dependency {task_id} raised {error!r}"))
+            _fail(app, body, dependency_error(*culprit))
         elif header.ready():
             body.delay(header.get(disable_sync_subtasks=False))
         else:

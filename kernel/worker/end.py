@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from kernel import attempt, errors, failure, states
 from kernel.attempt import Conclusion, call_hook
+from kernel.canvas.chord import no_part
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
@@ -59,7 +60,7 @@ def end(life: Life, conclusion: Conclusion) -> tuple[Ending, Conclusion]:
         conclusion.outcome.runtime = runtime
         state = conclusion.outcome.state
     if state == states.IGNORED:
-        return _ending(life, Verdict.ACK, conclusion.outcome), conclusion
+        return _ending(life, Verdict.ACK, conclusion.outcome, breaks=_left_out(life)), conclusion
     if state == states.REJECTED:
         return _rejection(life, conclusion), conclusion
     return _failure(life, conclusion.outcome), conclusion
@@ -186,6 +187,15 @@ def _failure_records(
                 reply_to = following.options.get("reply_to")
                 records.append(unreached(life, following.id, data, traceback=outcome.traceback, reply_to=reply_to))
     return tuple(records)
+
+
+def _left_out(life: Life) -> Sequence[Break]:
+    """What a member that was ignored does to its chord, which would wait for its value. One that made something else
+    take its place by itself (an `on_replace` of its own) has left that to it."""
+    request = life.request
+    if request.gave_way or not (request.chord or request.chain):
+        return ()
+    return breaking(life, no_part(), again=life.again)
 
 
 def _retry(life: Life, conclusion: Conclusion) -> Ending:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from kernel import errors, failure, states
-from kernel.canvas.chord import SHAPE, leaves, shaped
+from kernel.canvas.chord import SHAPE, dependency_error, leaves, shaped
 from kernel.canvas.chord import chord as chord_type
 from kernel.canvas.composite import Composite
 from kernel.canvas.groups import group
@@ -94,7 +94,7 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
     try:
         for part in parts:
             if part.state != states.SUCCESS:  # of a worker of Celery
-                return _failed(life, body, _dependency(part.id, _error_of(life, part)), again=again)
+                return _failed(life, body, dependency_error(part.id, _error_of(life, part)), again=again)
         values = _values(life, body, parts)
     except Exception as exc:
         return _failed(life, body, errors.ChordError(f"Join error: {exc!r}"), again=again)
@@ -184,13 +184,7 @@ def _chord_of(life: Life, chain: Any) -> tuple[Any, str]:
 
 
 def _broken(life: Life, body: Any, task_id: str, error: BaseException, *, again: bool) -> list[Break]:
-    return _levels(life, body, _dependency(task_id, error), again=again)
-
-
-def _dependency(task_id: str, error: BaseException) -> errors.ChordError:
-    broken = errors.ChordError(f"Dependency {task_id} raised {error!r}")
-    broken.__cause__ = error
-    return broken
+    return _levels(life, body, dependency_error(task_id, error), again=again)
 
 
 def _levels(life: Life, body: Any, error: errors.ChordError, *, again: bool) -> list[Break]:
@@ -199,16 +193,18 @@ def _levels(life: Life, body: Any, error: errors.ChordError, *, again: bool) -> 
     ids = [task for task in tasks if isinstance(task.id, str)]
     if not ids:
         return []
-    data = encode_error(life.app, error)
+    signature = as_signature(life, body)
+    # Nobody waits for the members of a group as for a chord: they are told what the member was, as Celery has it.
+    shown = error.__cause__ or error if isinstance(signature, group) else error
+    data = encode_error(life.app, shown)
     first, *others = ids
     guard = unreached(life, str(first.id), data, reply_to=first.options.get("reply_to"))
-    found = [Break(guard, partial(_follow, life, body, first, others, error, data, again))]
-    signature = as_signature(life, body)
+    found = [Break(guard, partial(_follow, life, body, first, others, shown, data, again))]
     outer, member = _chord_of(life, [signature])
     if not outer:
         outer, member = _chord_of(life, signature.options.get("chain"))
     if outer:
-        found += _broken(life, outer, member, error, again=again)
+        found += _broken(life, outer, member, shown, again=again)
     return found
 
 
@@ -217,7 +213,7 @@ def _follow(
     body: Any,
     first: Signature[Any],
     others: Sequence[Signature[Any]],
-    error: errors.ChordError,
+    error: BaseException,
     data: tuple[bytes, str, str],
     again: bool,
 ) -> Followed:

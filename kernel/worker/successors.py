@@ -16,7 +16,7 @@ from kernel.interfaces.outcome import Outcome
 from kernel.message import Publication
 from kernel.naming import derive_id
 from kernel.request import Request
-from kernel.signature import Lineage, Signature, maybe_signature
+from kernel.signature import Lineage, Place, Signature, maybe_signature
 from kernel.worker.life import Life
 
 _log: Final = logging.getLogger("kernel.worker")
@@ -79,7 +79,7 @@ def successors(life: Life, item: Any, args: Sequence[Any], task_id: str, *, agai
         ]
     numbers = count()
     made = as_group(signature).clone()
-    made.freeze(task_id, ids=lambda: derive_id(task_id, "canvas", next(numbers)))
+    made.freeze_at(Place(task_id=task_id, ids=lambda: derive_id(task_id, "canvas", next(numbers))))
     lineage = Lineage(root_id=root_id, parent_id=life.id, reply_to=request.reply_to or None, redelivered=again)
     return made.calls(args, {}, options, lineage=lineage)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,6 +47,19 @@ def make_app(**settings: Any) -> Kernel:
     @app.task(name="fail")
     def fail(x: Any = None) -> None:
         raise ValueError(f"no {x}")
+
+    @app.task(name="give up")
+    def give_up(way: str) -> None:
+        raise errors.Ignore if way == "Ignore" else errors.Reject("not mine")
+
+    class HandsOver(Task[Any, Any]):
+        def on_replace(self, sig: Signature[Any]) -> None:
+            sig.delay()
+            raise errors.Ignore
+
+    @app.task(name="hand over", base=HandsOver, bind=True)
+    def hand_over(self: Task[..., Any], x: Any) -> None:
+        self.replace(one.s(x))
 
     @app.task(name="note", bind=True)
     def note(self: Task[..., Any], *args: Any) -> Any:
@@ -359,6 +373,9 @@ def test_immutable_members_and_an_immutable_body(running: Kernel) -> None:
         (lambda a: [s(a, "one", 1), chord([s(a, "fail", 3), s(a, "one", 1)], s(a, "one"))], "ChordError"),
         (lambda a: [a.signature("nowhere", (1,)), s(a, "one", 1)], "NotRegistered"),
         (lambda a: [s(a, "one", 1).set(expires=-10), s(a, "one", 1)], "TaskRevokedError"),
+        (lambda a: [s(a, "give up", "Ignore"), s(a, "one", 1)], "Ignore"),
+        (lambda a: [s(a, "one", 1), s(a, "give up", "Ignore") | s(a, "one")], "Ignore"),
+        (lambda a: [s(a, "give up", "Reject"), s(a, "one", 1)], "Reject"),
     ],
 )
 @pytest.mark.parametrize("form", ["task", "chain", "group", "chord"])
@@ -372,16 +389,30 @@ def test_a_member_that_fails_breaks_the_chord(running: Kernel, header: Make, tex
         "chord": lambda: chord([s(running, "one"), s(running, "one")], note),
     }[form]()
     result = chord(header(running), body).delay()
-    with pytest.raises(errors.ChordError, match=rf"^Dependency [-0-9a-f]{{36}} raised {text}"):
-        result.get(timeout=TIMEOUT)
     parts = result.results if isinstance(result, GroupResult) else [result]
-    for part in parts:
-        with pytest.raises(errors.ChordError):
-            part.get(timeout=TIMEOUT)
+    found = [part.get(timeout=TIMEOUT, propagate=False) for part in parts]
+    if form == "group":
+        # All of them have what their chord broke with.
+        assert [type(error).__name__ for error in found] == [text, text]
+    else:
+        assert [type(error) for error in found] == [errors.ChordError]
+        assert re.match(rf"(?i)Dependency [-0-9a-f]{{36}} raised {text}", str(found[0]))
     wait_for(lambda: seen)
     # A task of its own after all of this: whatever else was published has been run.
     assert chord(ones(running, 1, 2))(s(running, "total")).get(timeout=TIMEOUT) == 3
-    assert [type(exc) for _, exc in seen] == [errors.ChordError]
+    assert [type(exc) for _, exc in seen] == [type(found[0])]
+
+
+def test_a_member_that_is_ignored_because_it_was_replaced_breaks_nothing(running: Kernel) -> None:
+    """Also where the task sends what takes its place by itself."""
+    result = chord([s(running, "hand over", 1), s(running, "one", 2)], s(running, "total")).delay()
+    assert result.get(timeout=TIMEOUT) == 3
+
+
+@pytest.mark.parametrize("way", ["Ignore", "Reject"])
+def test_here_a_member_without_a_value_breaks_the_chord_too(app: Kernel, way: str) -> None:
+    with pytest.raises(errors.ChordError, match=rf"(?i)Dependency [-0-9a-f]{{36}} raised {way}"):
+        chord([s(app, "one", 1), s(app, "give up", way)], s(app, "total")).apply()
 
 
 def test_errbacks_of_both_forms_are_called_once_however_many_fail(running: Kernel) -> None:

@@ -96,6 +96,21 @@ def test_it_is_frozen_once(add: Task[..., Any]) -> None:
     assert sig.apply_async().id == result.id
 
 
+def test_freezing_takes_what_celery_s_does(add: Task[..., Any]) -> None:
+    place = {"group_id": "g", "chord": {"task": "total"}, "root_id": "r", "parent_id": "p", "group_index": 3}
+    for name in ("_id", "task_id"):
+        sig = add.s(1)
+        assert sig.freeze(**{name: "own"}, **place).id == "own"
+        assert sig.options == {"task_id": "own", **place}
+    by_place = add.s(1)
+    by_place.freeze("own", "g", {"task": "total"}, "r", "p", 3)
+    assert by_place.options == {"task_id": "own", **place}
+    for canvas in (add.s(1) | add.s(2), chord([add.s(1, 1)], add.s(2)), group(add.s(1, 1))):
+        assert canvas.freeze(_id="last", root_id="r").id == "last"
+        first = canvas.tasks[0]
+        assert first.root_id == "r"
+
+
 def test_calls(app: Kernel, add: Task[..., Any]) -> None:
     assert add.s(1)(2) == 3
     add.s(y=5).delay(1)
