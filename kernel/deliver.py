@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kernel import errors
 from kernel.interfaces.broker import STORED, PublishOutcome, PublishState
+from kernel.naming import new_id
 from kernel.routing import spread
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Delivering:
         while True:
             attempts += 1
             # What may have been stored already is told apart by whoever runs it: it looks for a record first.
-            sent = [_again(item) for item in batch] if attempts == 2 else sent
+            sent = [_again(item) for item in batch] if attempts > 1 else sent
             cause = self._attempt(sent, pending, answers, way or self._app.opened, timeout)
             if cause is None or not pending:
                 return answers
@@ -161,6 +162,9 @@ class Delivering:
                 error = _gave_up(cause, attempts, spent, _many(len(pending)), where, unknown=unknown)
                 for index in pending:
                     answers[index] = error
+                    if unknown:
+                        # Whoever gives it to us once more gives what may have been published.
+                        batch[index].message = _again(batch[index]).message
                 return answers
 
     def _attempt(
@@ -292,5 +296,8 @@ def _again(item: Publication) -> Publication:
     again = copy.copy(item)
     # What is no message is refused by the broker, with its reason.
     with contextlib.suppress(errors.InvalidTaskError):
-        again.message = item.message.replace_headers(redelivered=True)
+        changes: dict[str, Any] = {"redelivered": True}
+        if item.message.headers.get("kernel_copy"):
+            changes["kernel_copy"] = new_id()
+        again.message = item.message.replace_headers(**changes)
     return again

@@ -68,6 +68,9 @@ class DisabledBackend:
     def forget_chord(self, chord_id: str) -> None:
         _refuse()
 
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        _refuse()
+
     def cleanup(self) -> int:
         return 0
 

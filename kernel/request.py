@@ -40,6 +40,8 @@ _KINDS: Final[Mapping[str, type]] = {
     "redelivered": bool,
     "kernel_replay": int,
     "kernel_chord": str,
+    "kernel_copy": str,
+    "kernel_body_task": int,
 }
 RESERVED_HEADERS: Final = frozenset(_KINDS) | {"id", "task", "timelimit", "meth", "taskset"}
 """Headers that belong to the protocol; all others are the caller's own."""
@@ -123,7 +125,12 @@ class Request:
     redelivered: bool = False
     kernel_replay: int = 0
     kernel_chord: str | None = None
-    """The chord that this is the body of, if what is kept of it is of no more use once this runs."""
+    """The chord that this is the body of, or one of the tasks that its body begins with."""
+    kernel_copy: str | None = None
+    """Which copy of the body's message this is: of several that were published the first that begins runs."""
+    kernel_body_task: int | None = None
+    """Which of the tasks that the body begins with this is, from 0; None for the only one: its chord is of no more use
+    once it runs."""
     entered: bool = False
     """The body has begun: a further call of the task inside it is a call of its own."""
     outer: Request | None = None

@@ -8,13 +8,14 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kernel import attempt, errors, failure, states
 from kernel.attempt import Conclusion, Loops, Prepared
 from kernel.codecs import EMPTY_EMBED
 from kernel.guard import Guard
-from kernel.interfaces.backend import Record, replaces
+from kernel.interfaces.backend import Backend, Record, replaces
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
 from kernel.request import Request, current_request
@@ -32,6 +33,8 @@ _LOOK_ATTEMPTS: Final = 4
 _LOOK_PAUSE: Final = 0.1
 _HAND_BACK_SECONDS: Final = 1.0
 _REMEMBERED: Final = 1000
+
+_T = TypeVar("_T")
 
 
 class TaskJob:
@@ -129,7 +132,7 @@ class Executor:
         on_thread = asyncio.get_running_loop().run_in_executor
         before = current_request.get()
         try:
-            if self._looks_first(job.assignment) or self._tracks_start(job) or _is_body(job.assignment):
+            if self._looks_first(job.assignment) or self._tracks_start(job) or _has_copies(job.assignment):
                 life = await on_thread(None, contextvars.copy_context().run, self._begin, job)
             else:
                 life = self._begin(job)
@@ -182,6 +185,11 @@ class Executor:
             return None
         life = found
         current_request.set(life.request)
+        if life.request.kernel_copy is not None:
+            ending = self._gives_way(life)
+            if ending is not None:
+                self._deliver(job, ending)
+                return None
         if assignment.obituary is not None:
             self._bury(job, life, assignment.obituary)
             return None
@@ -201,8 +209,6 @@ class Executor:
         self._sink.started(assignment.seq)
         if life.prepared is not None and life.prepared.task.track_started:
             self._report_start(life)
-        if life.request.kernel_chord is not None:
-            self._forget_chord(life.request.kernel_chord)
         return life
 
     def _life(self, assignment: Assignment) -> Life | Ending:
@@ -283,23 +289,18 @@ class Executor:
 
     def _ended_before(self, life: Life) -> Ending | None:
         """The ending of a task that has its terminal record already; None when it has to be run."""
-        for number in range(1, _LOOK_ATTEMPTS + 1):
-            try:
-                # It may have to be opened first, and its server may be away.
-                backend = self.app.backend
-                if backend.capabilities.to_caller:
-                    return None  # only who called has the record
-                # Its other copy may have ended in this process a moment ago.
-                self._sink.flush()
-                standing, replaced = backend.load([life.id, replacing.record_id(life)])
-                break
-            except (errors.OperationalError, errors.BackendError) as exc:
-                if number == _LOOK_ATTEMPTS and life.assignment.early_ack:
-                    return None  # there is no message left that could go back
-                if number == _LOOK_ATTEMPTS:
-                    _log.warning("task %s[%s] goes back: its record cannot be read: %s", life.name, life.id, exc)
-                    return Ending(life.assignment.seq, Verdict.REQUEUE, delay=_HAND_BACK_SECONDS, task=life.name)
-                time.sleep(_LOOK_PAUSE * number)
+
+        def look(backend: Backend) -> Sequence[Record | None]:
+            if backend.capabilities.to_caller:
+                return (None, None)  # only who called has the record
+            # Its other copy may have ended in this process a moment ago.
+            self._sink.flush()
+            return backend.load([life.id, replacing.record_id(life)])
+
+        found = self._asked(life, look, "its record cannot be read")
+        if found is None or isinstance(found, Ending):
+            return found
+        standing, replaced = found
         if replaced is not None:
             return replacing.resume(life, replaced)
         if standing is None or standing.state not in states.READY_STATES:
@@ -312,12 +313,39 @@ class Executor:
         task = self.app.tasks.get(job.task_name)
         return task is not None and bool(task.track_started)
 
-    def _forget_chord(self, chord_id: str) -> None:
-        """Its body is here, and is the broker's to deliver again: the parts in it are not needed a second time."""
-        try:
-            self.app.backend.forget_chord(chord_id)
-        except Exception as exc:
-            _log.debug("the parts of chord %s stay until they expire: %s", chord_id, exc)
+    def _gives_way(self, life: Life) -> Ending | None:
+        """The ending of a chord's body that another copy of its message runs, or has run; None when it is this one.
+
+        A worker that dies between the publication of a body and the settlement of what completed the chord leaves the
+        body to be published again, and both copies may be in hand before either has a record.
+        """
+        request = life.request
+        chord_id, copy, number = request.kernel_chord, request.kernel_copy, request.kernel_body_task
+        if not chord_id or not copy or self.app.opened.joins is None:
+            return None
+        begins = self._asked(
+            life, lambda backend: backend.begin_body(chord_id, copy, number=number), "it may run twice"
+        )
+        if begins is not False:
+            return begins if isinstance(begins, Ending) else None
+        _log.info("task %s[%s] gives way to the copy of its message that began before", life.name, life.id)
+        return Ending(life.assignment.seq, Verdict.ACK, task=life.name)
+
+    def _asked(self, life: Life, question: Callable[[Backend], _T], unless: str) -> _T | Ending | None:
+        """What the result backend answers. Where it cannot be asked, the ending that sends the task back, or None
+        if there is nothing to be sent back."""
+        for number in range(1, _LOOK_ATTEMPTS + 1):
+            try:
+                # It may have to be opened first, and its server may be away.
+                return question(self.app.backend)
+            except (errors.OperationalError, errors.BackendError) as exc:
+                problem = exc
+            if number < _LOOK_ATTEMPTS:
+                time.sleep(_LOOK_PAUSE * number)
+        if life.assignment.early_ack or life.assignment.obituary is not None:
+            return None
+        _log.warning("task %s[%s] goes back: %s: %s", life.name, life.id, unless, problem)
+        return Ending(life.assignment.seq, Verdict.REQUEUE, delay=_HAND_BACK_SECONDS, task=life.name)
 
     def _report_start(self, life: Life) -> None:
         if not life.keeps_results or not self._has_backend:
@@ -403,5 +431,5 @@ class Executor:
         return (record,)
 
 
-def _is_body(assignment: Assignment) -> bool:
-    return bool(assignment.message.headers.get("kernel_chord"))
+def _has_copies(assignment: Assignment) -> bool:
+    return bool(assignment.message.headers.get("kernel_copy"))

@@ -23,6 +23,7 @@ from kernel.canvas.growing import ADDED
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.outcome import Outcome
 from kernel.message import Publication
+from kernel.naming import new_id
 from kernel.request import Request
 from kernel.signature import Signature, as_signatures
 from kernel.worker.assignment import Break, Followed, Join
@@ -109,11 +110,13 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
     if attempt:
         # A member was replayed from the dead letters: the record of that run replaces what its first end left.
         changes["kernel_replay"] = attempt
-    if len(publications) == 1 and body.get("chord_size") is not None:
-        # Of several, some might not be published yet when the first of them runs.
-        changes["kernel_chord"] = life.request.group
-    for publication in publications if changes else ():
-        publication.message = publication.message.replace_headers(**changes)
+    # Whoever gets this end again publishes the body again: the copies are told apart, and the first that begins runs.
+    changes.update(kernel_chord=life.request.group, kernel_copy=new_id())
+    # Of several, some might not be published yet when the first of them runs. What Celery made is Celery's to delete.
+    alone = len(publications) == 1 and body.get("chord_size") is not None
+    for number, publication in enumerate(publications):
+        which = {} if alone else {"kernel_body_task": number}
+        publication.message = publication.message.replace_headers(**changes, **which)
     return Followed((), publications)
 
 

@@ -40,12 +40,14 @@ _BYTES = ("result", "args", "kwargs")
 
 @dataclasses.dataclass(slots=True)
 class Chord:
-    """`last` is the member that completed it. One that was `forgotten` takes no part any more."""
+    """`last` is the member that completed it. One that was `forgotten` takes no part any more. `copies` are those of
+    its body that began, by the number of the task."""
 
     at: float
     parts: dict[int, Record] = dataclasses.field(default_factory=dict)
     last: int | None = None
     forgotten: bool = False
+    copies: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 class AcmeBackend:
@@ -173,7 +175,11 @@ class AcmeBackend:
                 chord.parts[line["index"]] = _record(line["record"])
                 chord.last = line["index"] if len(chord.parts) == line["size"] else None
             case "forget chord":
-                self._chords[line["id"]] = Chord(line["at"], forgotten=True)
+                copies = self._chords[line["id"]].copies if line["id"] in self._chords else {}
+                self._chords[line["id"]] = Chord(line["at"], forgotten=True, copies=copies)
+            case "copy":
+                chord = self._chords.setdefault(line["id"], Chord(line["at"]))
+                chord.copies[line["number"]] = line["copy"]
 
     def _is_fresh(self, at: float) -> bool:
         return at + self._lifetime > time.time()
@@ -251,6 +257,16 @@ class AcmeBackend:
             if chord_id in self._chords:
                 self._change(lines, do="forget chord", id=chord_id)
 
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        with self._turn() as lines:
+            chord = self._chords.get(chord_id)
+            first = None if chord is None else chord.copies.get(number or 0)
+            if first is None:
+                self._change(lines, do="copy", id=chord_id, number=number or 0, copy=copy)
+                if number is None:
+                    self._change(lines, do="forget chord", id=chord_id)
+            return first in (None, copy)
+
     def cleanup(self) -> int:
         with self._turn():
             before = len(self._records)
@@ -276,6 +292,12 @@ class AcmeBackend:
                 {"at": chord.at, "do": "forget chord", "id": key}
                 for key, chord in self._chords.items()
                 if chord.forgotten and self._is_fresh(chord.at)
+            ]
+            lines += [
+                {"at": chord.at, "do": "copy", "id": key, "number": number, "copy": copy}
+                for key, chord in self._chords.items()
+                for number, copy in chord.copies.items()
+                if self._is_fresh(chord.at)
             ]
             fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             with fresh.open("wb") as file:

@@ -105,6 +105,54 @@ class ChordCases(BackendKit):
         assert not any(state.complete or state.parts for state in again)
         backend.forget_chord(new_id())
 
+    def test_the_first_copy_of_a_body_begins_and_no_other(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        self.part(backend, chord, 0, size=2)
+        assert self.part(backend, chord, 1, size=2).complete
+        first, second = new_id(), new_id()
+        assert backend.begin_body(chord, first) is True
+        assert [backend.begin_body(chord, copy) for copy in (second, first, second, first)] == [
+            False,
+            True,
+            False,
+            True,
+        ]
+        again = [self.part(backend, chord, index, size=2) for index in (1, 0)]
+        assert not any(state.complete or state.parts for state in again), "its body was there: it is forgotten"
+        backend.forget_chord(chord)
+        assert not backend.begin_body(chord, second)
+
+    def test_each_task_that_a_body_begins_with_has_its_own_copies(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        chord = new_id()
+        for index in (1, 0):
+            self.part(backend, chord, index, size=2)
+        assert [backend.begin_body(chord, "a", number=number) for number in (0, 2)] == [True, True]
+        assert [backend.begin_body(chord, "b", number=number) for number in (0, 1, 2)] == [False, True, False]
+        assert [backend.begin_body(chord, "a", number=number) for number in (0, 1, 2)] == [True, False, True]
+        # Some of the others may not be published yet.
+        again = self.part(backend, chord, 0, size=2)
+        assert [part.result for part in again.parts] == [b"0", b"1"]
+
+    def test_a_body_of_a_chord_that_nobody_knows_begins(self, backend: Backend) -> None:
+        self.needs(backend, "chords")
+        for number in (None, 3):
+            chord = new_id()
+            assert [backend.begin_body(chord, copy, number=number) for copy in ("a", "b", "a")] == [True, False, True]
+
+    def test_of_many_copies_at_once_one_begins(self, backend: Backend, twin: Backend) -> None:
+        self.needs(backend, "chords")
+        for number in (None, 0, 1):
+            chord = new_id()
+            calls = [
+                self.in_thread(partial((backend, twin)[n % 2].begin_body, chord, f"copy {n % 8}", number=number))
+                for n in range(24)
+            ]
+            outcomes = [call.result() for call in calls]
+            assert len({n % 8 for n, began in enumerate(outcomes) if began}) == 1
+            assert sum(outcomes) == 3, "the first copy asked three times"
+
     def test_parts_of_several_chords_in_one_batch(self, backend: Backend) -> None:
         self.needs(backend, "chords")
         first, second = new_id(), new_id()

@@ -16,13 +16,14 @@ from kernel.interfaces.setting import Setting
 
 @dataclass(slots=True)
 class Chord:
-    """`last` is the member that completed it."""
+    """`last` is the member that completed it; `copies` are those of its body that began, by the task's number."""
 
     expires: float
     forgotten: bool = False
     parts: dict[int, api.Record] = field(default_factory=dict)
     last: int | None = None
     added: set[int] = field(default_factory=set)
+    copies: dict[int, str] = field(default_factory=dict)
 
 
 class MemoryBackend:
@@ -146,6 +147,14 @@ class MemoryBackend:
             chord = self._chords.get(chord_id)
             if chord is not None:
                 chord.parts, chord.forgotten = {}, True
+
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        with self.changed:
+            chord = self._chord(chord_id)
+            is_first = chord.copies.setdefault(number or 0, copy) == copy
+            if is_first and number is None:
+                chord.parts, chord.forgotten = {}, True
+            return is_first
 
     def cleanup(self) -> int:
         with self.changed:

@@ -128,6 +128,9 @@ class RpcBackend:
     def forget_chord(self, chord_id: str) -> None:
         self._joins.forget(chord_id)
 
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        return self._joins.begin(chord_id, copy, number)
+
     def cleanup(self) -> int:
         """The server deletes what has expired."""
         return 0

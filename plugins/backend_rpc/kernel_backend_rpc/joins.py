@@ -4,6 +4,10 @@ Whoever brings a part publishes it there, confirmed, and is told how many there 
 all, alone: a queue that is exclusive to its connection is the lock, which ends with it. What came twice is dropped.
 With a part of each member it puts a note there who completed the chord, and all of it back, so that the same member may
 do so again. Who finds it locked has nothing to do: whoever holds the lock looks again after it has let go.
+
+Which copy of a body began first is an exchange that nothing is ever sent through: the server makes one of a name once,
+and refuses to make it again with another alternate exchange, whose name is that of the copy. It is bound to the queue
+of the chord, and goes with it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from functools import partial
 from typing import Any, Final
 
 from kernel_lib_amqp import AmqpServer, Wire, frames, properties
-from kernel_lib_amqp.channel import Channel
+from kernel_lib_amqp.channel import Channel, bind_queue, declare_exchange, look_at_queue, purge_queue
 from kernel_lib_amqp.faults import ChannelClosed
 
 from kernel import errors
@@ -30,6 +34,8 @@ _LOCKED: Final = 405
 _UNEQUAL: Final = 406
 _TOGETHER: Final = 500
 _EMPTY_TABLE: Final = b"\0\0\0\0"
+_DONE: Final = b'{"done": true}'
+_ALTERNATE: Final = "alternate-exchange"
 _tag = struct.Struct(">Q").unpack_from
 
 
@@ -70,6 +76,11 @@ class Joins:
 
     def forget(self, chord_id: str) -> None:
         self._insist(partial(self._forget, chord_id))
+
+    def begin(self, chord_id: str, copy: str, number: int | None) -> bool:
+        """As `Backend.begin_body`, which is told whether the copy was the first by the server's own metadata: as
+        durable as its queues and exchanges are. Raises `OperationalError`."""
+        return bool(self._insist(partial(self._begin, _queue(chord_id), copy, number)))
 
     def close(self) -> None:
         with self._lock:
@@ -142,7 +153,31 @@ class Joins:
                 raise
             self._drop()
             return
-        self._publish(queue, [b'{"done": true}'])
+        self._publish(queue, [_DONE])
+
+    def _begin(self, queue: str, copy: str, number: int | None) -> bool:
+        name = f"{queue}.{number or 0}"
+        calls = [
+            look_at_queue(queue),
+            declare_exchange(name, auto_delete=True, arguments={_ALTERNATE: f"{name}.{copy}"}),
+            bind_queue(queue, name),
+        ]
+        if number is None:
+            calls.append(purge_queue(queue))
+        try:
+            self._open().call_all(calls)
+        except ChannelClosed as exc:
+            self._drop()
+            if exc.code == _UNEQUAL and _ALTERNATE in str(exc):
+                return False
+            if exc.code != _NOT_FOUND:
+                raise
+            # The chord has expired, or it was never known here.
+            self._declare(queue)
+            self._open().call_all(calls)
+        if number is None:
+            self._publish(queue, [_DONE])
+        return True
 
     # --- on the server --------------------------------------------------------------------------------------
 

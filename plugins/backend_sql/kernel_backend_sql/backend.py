@@ -153,6 +153,11 @@ class SqlBackend:
         with self._database.write() as tx:
             chords.forget(tx, chord_id, self._tables)
 
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        self._prepare()
+        with self._database.write() as tx:
+            return chords.begin_body(tx, chord_id, copy, number, self._tables)
+
     def cleanup(self) -> int:
         """Delete what was last changed longer ago than `expires`; how many records that were. Groups of that age go
         with them, and chords of which nothing came for `chord_expires`. In small transactions, between which others

@@ -72,7 +72,9 @@ def _add(tx: Transaction, key: str, parts: Sequence[ChordPart], tables: Tables) 
         )
     found: Sequence[Record] = ()
     if last is not None and any(part.index == last for part in parts):
-        rows = tx.query(f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? ORDER BY member", (key,))
+        rows = tx.query(
+            f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? AND member >= 0 ORDER BY member", (key,)
+        )
         found = [_unpack(bytes(row[0])) for row in rows]
     return [
         ChordState(True, arrived, size, found) if part.index == last else ChordState(False, arrived, size)
@@ -108,7 +110,30 @@ def forget(tx: Transaction, chord_id: str, tables: Tables) -> None:
     """Delete the parts; the row that stays says that there were some."""
     key = key_of(chord_id)
     tx.execute(f"UPDATE {tables.chords} SET last = {_FORGOTTEN} WHERE chord_id = ?", (key,))
-    tx.execute(f"DELETE FROM {tables.chord_parts} WHERE chord_id = ?", (key,))
+    tx.execute(f"DELETE FROM {tables.chord_parts} WHERE chord_id = ? AND member >= 0", (key,))
+
+
+def begin_body(tx: Transaction, chord_id: str, copy: str, number: int | None, tables: Tables) -> bool:
+    """Whether `copy` is the first of this task of the body; one that is the only task of it forgets the chord. First
+    copies lie beside the parts, as members below 0."""
+    key, member, mine = key_of(chord_id), -1 - (number or 0), copy.encode("utf-8", "surrogatepass")
+    tx.run(
+        # The lock on this row makes copies take turns.
+        f"INSERT INTO {tables.chords} (chord_id, size, arrived, last, date_made) VALUES (?, 0, 0, {_FORGOTTEN}, ?) "
+        "ON CONFLICT (chord_id) DO UPDATE SET date_made = excluded.date_made",
+        (key, dated(tx, tx.now())),
+    )
+    tx.run(
+        f"INSERT INTO {tables.chord_parts} (chord_id, member, record) VALUES (?, ?, ?) "
+        "ON CONFLICT (chord_id, member) DO NOTHING",
+        (key, member, mine),
+    )
+    ((first,),) = tx.query(f"SELECT record FROM {tables.chord_parts} WHERE chord_id = ? AND member = ?", (key, member))
+    if bytes(first) != mine:
+        return False
+    if number is None:
+        forget(tx, chord_id, tables)
+    return True
 
 
 def cleanup(tx: Transaction, before: float, tables: Tables) -> bool:

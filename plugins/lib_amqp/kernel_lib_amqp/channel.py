@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kernel_lib_amqp import frames, tables
@@ -27,6 +27,10 @@ class Got(NamedTuple):
     body: bytes
 
 
+Call = tuple[int, bytes, int]
+"""A method, its arguments, and the method that answers it."""
+
+
 class Channel:
     """An open channel. Every method waits for the server's answer, at most as long as the connection's timeout, and
     raises `ChannelClosed` when the server closes the channel instead: `reopen` makes it usable again."""
@@ -47,6 +51,12 @@ class Channel:
     def _call(self, method: int, args: bytes, *replies: int) -> Frame:
         return self.wire.call(self.number, method, args, replies)
 
+    def call_all(self, calls: Sequence[Call]) -> None:
+        """Several methods in one go. The first that the server refuses raises, and none after it was done."""
+        self.wire.send(b"".join(frames.method(self.number, method, args) for method, args, _ in calls))
+        for _, _, reply in calls:
+            self.wire.answer(self.number, (reply,))
+
     def declare_queue(
         self,
         name: str,
@@ -59,8 +69,7 @@ class Channel:
     ) -> tuple[str, int, int]:
         """Its name (the server's choice for an empty one), waiting messages, consumers."""
         flags = passive | durable << 1 | exclusive << 2 | auto_delete << 3
-        args = b"".join((b"\0\0", short(name), bytes((flags,)), _table(arguments)))
-        reply = self._call(frames.QUEUE_DECLARE, args, frames.QUEUE_DECLARE_OK)[2]
+        reply = self._call(*_queue_declare(name, flags, arguments))[2]
         found, at = frames.read_short(reply, 0)
         messages, consumers = _two(reply, at)
         return found, messages, consumers
@@ -70,14 +79,12 @@ class Channel:
         return int(_count(self._call(frames.QUEUE_DELETE, args, frames.QUEUE_DELETE_OK)[2])[0])
 
     def purge_queue(self, name: str) -> int:
-        args = b"".join((b"\0\0", short(name), b"\0"))
-        return int(_count(self._call(frames.QUEUE_PURGE, args, frames.QUEUE_PURGE_OK)[2])[0])
+        return int(_count(self._call(*purge_queue(name))[2])[0])
 
     def bind_queue(
         self, queue: str, exchange: str, routing_key: str = "", arguments: Mapping[str, Any] | None = None
     ) -> None:
-        args = b"".join((b"\0\0", short(queue), short(exchange), short(routing_key), b"\0", _table(arguments)))
-        self._call(frames.QUEUE_BIND, args, frames.QUEUE_BIND_OK)
+        self._call(*bind_queue(queue, exchange, routing_key, arguments))
 
     def unbind_queue(self, queue: str, exchange: str, routing_key: str = "") -> None:
         args = b"".join((b"\0\0", short(queue), short(exchange), short(routing_key), _EMPTY_TABLE))
@@ -93,9 +100,11 @@ class Channel:
         auto_delete: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        flags = passive | durable << 1 | auto_delete << 2
-        args = b"".join((b"\0\0", short(name), short(kind), bytes((flags,)), _table(arguments)))
-        self._call(frames.EXCHANGE_DECLARE, args, frames.EXCHANGE_DECLARE_OK)
+        self._call(
+            *declare_exchange(
+                name, kind, passive=passive, durable=durable, auto_delete=auto_delete, arguments=arguments
+            )
+        )
 
     def bind_exchange(self, destination: str, source: str, routing_key: str = "") -> None:
         args = b"".join((b"\0\0", short(destination), short(source), short(routing_key), b"\0", _EMPTY_TABLE))
@@ -144,6 +153,42 @@ class Channel:
 
     def confirm_select(self) -> None:
         self._call(frames.CONFIRM_SELECT, b"\0", frames.CONFIRM_SELECT_OK)
+
+
+# --- calls for `Channel.call_all`; the methods of the same names say what they do ---------------------------------
+
+
+def look_at_queue(name: str) -> Call:
+    """Refused where there is none; one that expires when nobody uses it is used by this."""
+    return _queue_declare(name, 1, None)
+
+
+def _queue_declare(name: str, flags: int, arguments: Mapping[str, Any] | None) -> Call:
+    args = b"".join((b"\0\0", short(name), bytes((flags,)), _table(arguments)))
+    return frames.QUEUE_DECLARE, args, frames.QUEUE_DECLARE_OK
+
+
+def purge_queue(name: str) -> Call:
+    return frames.QUEUE_PURGE, b"".join((b"\0\0", short(name), b"\0")), frames.QUEUE_PURGE_OK
+
+
+def bind_queue(queue: str, exchange: str, routing_key: str = "", arguments: Mapping[str, Any] | None = None) -> Call:
+    args = b"".join((b"\0\0", short(queue), short(exchange), short(routing_key), b"\0", _table(arguments)))
+    return frames.QUEUE_BIND, args, frames.QUEUE_BIND_OK
+
+
+def declare_exchange(
+    name: str,
+    kind: str = "direct",
+    *,
+    passive: bool = False,
+    durable: bool = True,
+    auto_delete: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Call:
+    flags = passive | durable << 1 | auto_delete << 2
+    args = b"".join((b"\0\0", short(name), short(kind), bytes((flags,)), _table(arguments)))
+    return frames.EXCHANGE_DECLARE, args, frames.EXCHANGE_DECLARE_OK
 
 
 def _table(arguments: Mapping[str, Any] | None) -> bytes:
