@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel import states
 from kernel.result import result_from_tuple
+from kernel.results.gathering import Leaf, leaves
 from kernel.results.node import ResultNode
 from kernel.results.set import ResultSet
 
@@ -69,10 +70,8 @@ class GroupResult(ResultSet, ResultNode):
     def _member_tuples(self) -> list[Any]:
         return [result.as_tuple() for result in self.results]
 
-    def _throw_of_parents(self, propagate: bool) -> None:
-        if propagate:
-            for parent in self.parents():
-                parent.maybe_throw()
+    def _before(self) -> list[Leaf]:
+        return leaves(self.parents())
 
     @property
     def state(self) -> str:

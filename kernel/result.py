@@ -119,8 +119,10 @@ class AsyncResult(Known, Generic[R_co]):
             return cast("R_co", None)
         if disable_sync_subtasks:
             assert_will_not_block(awaiting=True)
-        if follow_parents and propagate:
-            self._throw_of_parents()
+        if follow_parents and propagate and self.parent is not None:
+            import asyncio
+
+            await asyncio.to_thread(self._throw_of_parents)
         if self._record is None:
             with self.waiter() as waiter, self._told(on_message, progress) as told:
                 await waiter.wait_async(self.id, timeout=timeout, on_record=told)
@@ -181,11 +183,9 @@ class AsyncResult(Known, Generic[R_co]):
         return cast("R_co", value)
 
     def _throw_of_parents(self) -> None:
-        for parent in self.parents():
-            # A member of a chord that fails makes the body fail, with a `ChordError` that names it: whoever waits for
-            # the body is told that, and not now one and now the other, as it happens.
-            if not hasattr(parent, "results"):
-                parent.maybe_throw()
+        # A member of a chord that fails makes the body fail, with a `ChordError` that names it: whoever waits for
+        # the body is told that, and not now one and now the other, as it happens.
+        throw_of([parent for parent in self.parents() if not hasattr(parent, "results")])
 
     def waiter(self, *, lasting: bool = False) -> AbstractContextManager[Waiter]:
         """The app's waiter, or one for this call alone where the result has a backend of its own; with `lasting` that
@@ -297,7 +297,7 @@ def refresh(results: Sequence[Any]) -> None:
     (one, as a rule)."""
     unknown: dict[int, tuple[Backend, list[AsyncResult[Any]]]] = {}
     for result in results:
-        if isinstance(result, AsyncResult) and result._record is None and not result.ignored:
+        if isinstance(result, AsyncResult) and result._record is None:
             backend = result.backend
             unknown.setdefault(id(backend), (backend, []))[1].append(result)
     for backend, waiting in unknown.values():
@@ -306,6 +306,18 @@ def refresh(results: Sequence[Any]) -> None:
         ):
             if record is not None:
                 result._note(record)
+
+
+def ended(results: Sequence[Any]) -> list[Any]:
+    """Those of these results of single calls that have ended, by one look (`refresh`)."""
+    refresh(results)
+    return [result for result in results if not isinstance(result, AsyncResult) or result._record is not None]
+
+
+def throw_of(results: Sequence[Any]) -> None:
+    """Raise the error of the first of these results of single calls that has failed, by one look."""
+    for result in ended(results):
+        result.maybe_throw()
 
 
 def _group_of(group_id: str, members: Any, parent: Any, app: Kernel | None) -> Any:

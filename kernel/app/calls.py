@@ -40,10 +40,7 @@ class Calls:
         if self._app.conf.task_always_eager:
             return self._eager(task, args, kwargs, options)
         publication, options = self._prepared(task, args, kwargs, options)
-        if options:
-            self._app.publisher.send((publication,), **self._sending(options))
-        else:
-            self._app.publisher.send((publication,))
+        self._send((publication,), options)
         return self._result(task, publication, options)
 
     async def acall(
@@ -59,7 +56,7 @@ class Calls:
 
             return await asyncio.to_thread(self._eager, task, args, kwargs, options)
         publication, options = self._prepared(task, args, kwargs, options)
-        await self._app.bridge.publish(publication, **self._sending(options))
+        await self._app.bridge.publish(publication, **await self._asending(options))
         return self._result(task, publication, options)
 
     def call_many(
@@ -77,7 +74,7 @@ class Calls:
             publications = [publisher.prepare(Call(name, args, kwargs)) for args, kwargs in checked]
         else:
             publications = [self._prepared(task, args, kwargs, options)[0] for args, kwargs in checked]
-        publisher.send(publications, **self._sending(options))
+        self._send(publications, options)
         ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
         app = self._app
         results: list[AsyncResult[Any]] = [
@@ -92,21 +89,35 @@ class Calls:
         self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         """A call by name; arguments are not checked, for whoever runs the task may know other ones."""
+        publication = self._named(name, args, kwargs, options)
+        self._send((publication,), options)
+        return self._result_of(name, publication, options)
+
+    async def asend_task(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """The same, without holding up the event loop."""
+        publication = self._named(name, args, kwargs, options)
+        await self._app.bridge.publish(publication, **await self._asending(options))
+        return self._result_of(name, publication, options)
+
+    def _named(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> Publication:
         if self._app.conf.task_always_eager:
             warnings.warn(
                 f"send_task({name!r}) publishes although task_always_eager is on: it knows only the task's name",
                 errors.AlwaysEagerIgnored,
-                stacklevel=3,
+                stacklevel=4,
             )
         if not isinstance(args, list | tuple | None) or not isinstance(kwargs, Mapping | None):
             raise TypeError(f"send_task({name!r}) needs args as a list or tuple and kwargs as a dictionary")
-        publisher = self._app.publisher
         self._check_following(options)
-        publication = publisher.prepare(Call(name, args or (), kwargs or {}, options))
-        publisher.send((publication,), **self._sending(options))
-        task_id = _task_id(publication)
+        return self._app.publisher.prepare(Call(name, args or (), kwargs or {}, options))
+
+    def _result_of(self, name: str, publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
         made = options.get("result_cls") or AsyncResult
-        result: AsyncResult[Any] = made(task_id, None, name, self._app)
+        result: AsyncResult[Any] = made(_task_id(publication), None, name, self._app)
         result.ignored = bool(options.get("ignore_result"))
         self._adopt(result, options)
         return result
@@ -146,13 +157,13 @@ class Calls:
             unit.hold(held)
             return AsyncResult(task_id, None, task.name, app)
         publication, options = self._prepared(task, args, kwargs, options)
-        sending, parent = self._sending(options), self._parent(options)
-        result = self._made(task, publication, options)
+        self._sending(options)  # what is wrong with it is told now, and not after the commit
+        result, parent = self._made(task, publication, options), self._parent(options)
         unit.hold(
             HeldCall(
                 app,
                 None if is_own_way(options) else publication,
-                publish=lambda: app.publisher.send((publication,), **sending),
+                publish=lambda: self._send((publication,), options),
                 sent=lambda: None if parent is None else parent.children.append(result),
             )
         )
@@ -165,9 +176,10 @@ class Calls:
 
         `result` becomes a child of the running task; `expected` are the ids of all tasks that come of them.
         """
-        publications = self._canvas(calls, expected)
+        publications = self._canvas(calls)
         if publications:
-            self._app.publisher.send(publications, **self._sending(options))
+            self._expect(expected)
+            self._send(publications, options, whole=True)
         self._adopt(result, options)
 
     async def asend(
@@ -176,12 +188,14 @@ class Calls:
         """The same, without holding up the event loop."""
         import asyncio
 
-        publications = self._canvas(calls, expected)
-        publish, sending = self._app.bridge.publish, self._sending(options)
-        await asyncio.gather(*[publish(publication, **sending) for publication in publications])
+        publications = self._canvas(calls)
+        if publications:
+            if expected:
+                await asyncio.to_thread(self._expect, expected)
+            await self._app.bridge.publish_all(publications, whole=True, **await self._asending(options))
         self._adopt(result, options)
 
-    def _canvas(self, calls: Sequence[Call], expected: Sequence[str]) -> list[Publication]:
+    def _canvas(self, calls: Sequence[Call]) -> list[Publication]:
         from kernel.canvas.checks import Check
 
         app, publications = self._app, []
@@ -194,11 +208,13 @@ class Calls:
                 if _has_shadow(task) and not call.options.get("shadow"):
                     call.options = {**call.options, "shadow": task.shadow_name(call.args, call.kwargs, call.options)}
             publications.append(app.publisher.prepare(call))
-        if expected and publications:
-            _ = app.broker  # which says whether results come to whoever called
-            if app.opened.expect is not None:
-                app.opened.expect(expected)
         return publications
+
+    def _expect(self, ids: Sequence[str]) -> None:
+        """Listen for the results of these, where they come to whoever called."""
+        expect = self._app.opened.expecting() if ids else None
+        if expect is not None:
+            expect(ids)
 
     def _prepared(
         self,
@@ -235,20 +251,40 @@ class Calls:
         if parent is not None and result is not None:
             parent.children.append(result)
 
+    def _send(self, publications: Sequence[Publication], options: Mapping[str, Any], *, whole: bool = False) -> None:
+        """Send messages as the options of their call say."""
+        if not options:
+            self._app.publisher.send(publications, whole=whole)
+            return
+        sending = self._sending(options)
+        self._declare(options, sending)
+        self._app.publisher.send(publications, whole=whole, **sending)
+
+    async def _asending(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`_sending`, when what is to be declared is there."""
+        sending = self._sending(options)
+        if options.get("declare"):
+            import asyncio
+
+            await asyncio.to_thread(self._declare, options, sending)
+        return sending
+
     def _sending(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """How `Publisher.send` is to send, out of the options of a call."""
         if not options or SENDING.isdisjoint(options):
             return {}
-        found = {
+        return {
             "retry": options.get("retry"),
             "policy": options.get("retry_policy"),
             "way": way_of(self._app, options),
             "timeout": options.get("timeout") or options.get("confirm_timeout"),
         }
+
+    def _declare(self, options: Mapping[str, Any], sending: Mapping[str, Any]) -> None:
+        """Make exist what the option `declare` names, where the call goes."""
         if options.get("declare"):
-            way = found["way"] or self._app.opened
+            way = sending["way"] or self._app.opened
             declare_entities(way.broker, options["declare"], self._app.publisher.routing.topology)
-        return found
 
     def _parent(self, options: Mapping[str, Any]) -> Request | None:
         """The request whose children this call belongs to."""

@@ -213,6 +213,16 @@ class Kernel(Connecting):
         """Publish a call by name. Options of a task of that name count, if it is registered here."""
         return self.calls.send_task(name, args, kwargs, options)
 
+    async def asend_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> result_module.AsyncResult[Any]:
+        """`send_task` for coroutines; holds up no event loop."""
+        return await self.calls.asend_task(name, args, kwargs, options)
+
     def AsyncResult(  # noqa: N802 - Celery's name
         self,
         id: str,

@@ -116,5 +116,5 @@ def split_session(app: Kernel, args: Sequence[Any]) -> tuple[Unit, Sequence[Any]
 
 
 def is_own_way(options: Mapping[str, Any]) -> bool:
-    """Whether the caller said over what a call is to be sent."""
-    return any(options.get(name) is not None for name in ("producer", "publisher", "connection"))
+    """Whether the caller said over what a call is to be sent, or what is to be there before it is."""
+    return any(options.get(name) is not None for name in ("producer", "publisher", "connection", "declare"))

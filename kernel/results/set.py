@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from kernel import errors
 from kernel.request import current_request
-from kernel.result import AsyncResult, EagerResult, OnError, assert_will_not_block, forgotten, refresh
+from kernel.result import AsyncResult, EagerResult, OnError, assert_will_not_block, ended, forgotten, throw_of
 from kernel.results.bar import Progress, shown
 from kernel.results.gathering import Leaf, OnMessage, Tally, end_of, ends, ends_async, leaves
 
@@ -119,20 +120,8 @@ class ResultSet:
         `kernel.errors.TimeoutError`, and RuntimeError inside a task. With `progress` true a bar on standard error
         shows how many have ended; a function is called with each report instead.
         """
-        return (
-            self._gather(
-                timeout,
-                propagate=propagate,
-                callback=callback,
-                ordered=False,
-                guarded=disable_sync_subtasks,
-                progress=progress,
-                on_message=on_message,
-                on_interval=on_interval,
-                interval=interval,
-            )
-            or []
-        )
+        waiting = partial(ends, timeout=timeout, on_message=on_message, on_interval=on_interval, interval=interval)
+        return self._gather(waiting, propagate, callback, disable_sync_subtasks, progress) or []
 
     def join(
         self,
@@ -147,20 +136,8 @@ class ResultSet:
         progress: Progress = False,
     ) -> list[Any]:
         """`get` in the order of the results: so `callback` is called, and of several errors the first is raised."""
-        return (
-            self._gather(
-                timeout,
-                propagate=propagate,
-                callback=callback,
-                ordered=True,
-                guarded=disable_sync_subtasks,
-                progress=progress,
-                on_message=on_message,
-                on_interval=on_interval,
-                interval=interval,
-            )
-            or []
-        )
+        waiting = partial(ends, timeout=timeout, on_message=on_message, on_interval=on_interval, interval=interval)
+        return self._gather(waiting, propagate, callback, disable_sync_subtasks, progress, ordered=True) or []
 
     def join_native(
         self,
@@ -174,39 +151,28 @@ class ResultSet:
         disable_sync_subtasks: bool = True,
     ) -> list[Any] | None:
         """`get`; with `callback` it returns None."""
-        return self._gather(
-            timeout,
-            propagate=propagate,
-            callback=callback,
-            ordered=False,
-            guarded=disable_sync_subtasks,
-            on_message=on_message,
-            on_interval=on_interval,
-            interval=interval,
-        )
+        waiting = partial(ends, timeout=timeout, on_message=on_message, on_interval=on_interval, interval=interval)
+        return self._gather(waiting, propagate, callback, disable_sync_subtasks)
 
     def _gather(
         self,
-        timeout: float | None,
-        *,
+        waiting: Callable[[Sequence[Leaf]], Generator[Leaf, None, None]],
         propagate: bool,
         callback: Callback | None,
-        ordered: bool,
         guarded: bool,
         progress: Progress = False,
-        **waiting: Any,
+        *,
+        ordered: bool = False,
     ) -> list[Any] | None:
         if guarded:
             assert_will_not_block()
-        self._throw_of_parents(propagate)
+        if propagate:
+            throw_of(self._before())
         found = leaves(self.results)
         handing = _Handing(self.results, propagate=propagate, callback=callback, ordered=ordered)
         tally = Tally(len(found))
-        with (
-            shown(progress, f"{len(found)} tasks") as report,
-            closing(ends(found, timeout=timeout, **waiting)) as ended,
-        ):
-            for leaf in ended:
+        with shown(progress, f"{len(found)} tasks") as report, closing(waiting(found)) as coming:
+            for leaf in coming:
                 if report is not None:
                     report(tally.add(leaf))
                 handing.add(leaf)
@@ -222,15 +188,31 @@ class ResultSet:
     ) -> Iterator[tuple[str, Any]]:
         """The id and the meta of each result as it ends; of a group in it, when all its members have, its id and
         their results. Raises `TimeoutError`."""
-        waiting: dict[str, Any] = {"on_message": on_message, "on_interval": on_interval, "interval": interval}
+        waiting = partial(ends, timeout=timeout, on_message=on_message, on_interval=on_interval, interval=interval)
         places = _Places(self.results)
-        with closing(ends(leaves(self.results), timeout=timeout, **waiting)) as ended:
-            for leaf in ended:
-                for place in places.ended_with(leaf):
-                    member = self.results[place]
-                    yield member.id, _meta_of(member)
+        with closing(waiting(leaves(self.results))) as coming:
+            for leaf in coming:
+                for member in places.ended_with(leaf):
+                    yield self._meta_at(member)
 
     iterate = iter_native
+
+    async def aiter_native(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - the name that `iter_native` has
+        *,
+        on_message: OnMessage | None = None,
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """`iter_native` for coroutines: ``async for id, meta in group_result.aiter_native()``."""
+        places = _Places(self.results)
+        async with aclosing(ends_async(leaves(self.results), timeout=timeout, on_message=on_message)) as coming:
+            async for leaf in coming:
+                for member in places.ended_with(leaf):
+                    yield self._meta_at(member)
+
+    def _meta_at(self, place: int) -> tuple[str, Any]:
+        member = self.results[place]
+        return member.id, _meta_of(member)
 
     async def aget(
         self,
@@ -245,13 +227,16 @@ class ResultSet:
         """`get` for coroutines. Inside a task it works where the pool runs many coroutines at once."""
         if disable_sync_subtasks:
             assert_will_not_block(awaiting=True)
-        self._throw_of_parents(propagate)
+        if propagate and (before := self._before()):
+            import asyncio
+
+            await asyncio.to_thread(throw_of, before)
         found = leaves(self.results)
         handing = _Handing(self.results, propagate=propagate, callback=callback, ordered=False)
         tally = Tally(len(found))
         with shown(progress, f"{len(found)} tasks") as report:
-            async with aclosing(ends_async(found, timeout=timeout, on_message=on_message)) as ended:
-                async for leaf in ended:
+            async with aclosing(ends_async(found, timeout=timeout, on_message=on_message)) as coming:
+                async for leaf in coming:
                     if report is not None:
                         report(tally.add(leaf))
                     handing.add(leaf)
@@ -281,18 +266,16 @@ class ResultSet:
             leaf.then(one, on_error, weak)
         return self
 
-    def _throw_of_parents(self, propagate: bool) -> None:
-        """A group alone has parents."""
+    def _before(self) -> list[Leaf]:
+        """The results that these came of; a group alone has such."""
+        return []
 
     # --- what is known now ----------------------------------------------------------------------------------
 
-    def _states(self) -> list[Any]:
-        refresh(leaves(self.results))
-        return self.results
-
     def ready(self) -> bool:
         """Whether all have ended."""
-        return all(result.ready() for result in self._states())
+        found = leaves(self.results)
+        return len(ended(found)) == len(found)
 
     def waiting(self) -> bool:
         """Whether one has not ended."""
@@ -300,19 +283,22 @@ class ResultSet:
 
     def successful(self) -> bool:
         """Whether all have ended well."""
-        return all(result.successful() for result in self._states())
+        found = leaves(self.results)
+        return len(_succeeded(found)) == len(found)
 
     def failed(self) -> bool:
         """Whether one has failed."""
-        return any(result.failed() for result in self._states())
+        return any(result.failed() for result in ended(leaves(self.results)))
 
     def completed_count(self) -> int:
-        """How many have ended well."""
-        return sum(int(result.successful()) for result in self._states())
+        """How many have ended well; a group in it is one."""
+        well = {id(leaf) for leaf in _succeeded(leaves(self.results))}
+        return sum(all(id(leaf) in well for leaf in leaves([member])) for member in self.results)
 
     def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> None:
-        """Raise the error of the first that has failed."""
-        for result in self._states():
+        """Raise the error of the first that has failed. `callback` is called with the id and value of all before it."""
+        found = leaves(self.results)
+        for result in ended(found) if callback is None else found:
             result.maybe_throw(propagate=propagate, callback=callback)
 
     maybe_reraise = maybe_throw
@@ -352,6 +338,10 @@ class ResultSet:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.results)}>"
+
+
+def _succeeded(found: Sequence[Leaf]) -> list[Leaf]:
+    return [leaf for leaf in ended(found) if leaf.successful()]
 
 
 class _Places:
