@@ -36,6 +36,20 @@ class Fleet:
     """Whether anybody may read a result by its id, and not the caller alone."""
     workers: tuple[Worker, ...] = ()
 
+    def start(self, *workers: Worker) -> None:
+        """These are its workers now, and ready."""
+        self.workers = workers
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.wait_ready()
+
+    def stop(self) -> None:
+        """All of its workers, also if one of them does not end as it should."""
+        with contextlib.ExitStack() as stack:
+            for worker in self.workers:
+                stack.callback(worker.stop)
+
     def notes(self, *words: str) -> list[list[str]]:
         """The lines of the ledger that begin with `words`, without these."""
         path = self.folder / "ledger"
@@ -76,7 +90,7 @@ def celery_python() -> Path:
 
 @contextlib.contextmanager
 def parties(python: Path, folder: Path, broker: str, backend: str) -> Iterator[Fleet]:
-    """Both systems on these addresses, with no worker yet."""
+    """Both systems on these addresses, with no worker yet; those that it has in the end are stopped."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KERNEL_", "CELERY_"))}
     environment = {
         **kept,
@@ -94,7 +108,9 @@ def parties(python: Path, folder: Path, broker: str, backend: str) -> Iterator[F
             stack.callback(ours.close)
             theirs = Theirs(python, {**environment, "PYTHONPATH": ""}, folder)
             stack.callback(theirs.close)
-            yield Fleet(ours, theirs, folder, readable=not backend.startswith("rpc"))
+            fleet = Fleet(ours, theirs, folder, readable=not backend.startswith("rpc"))
+            stack.callback(fleet.stop)
+            yield fleet
     finally:
         sys.path.remove(str(APPS))
 
@@ -136,16 +152,17 @@ def fleet(
     folder = tmp_path_factory.mktemp("interop")
     node = partial(request.getfixturevalue, "rabbit")
     with addresses(request.param, node) as urls, parties(celery_python, folder, *urls) as fleet:
-        fleet.workers = (fleet.theirs.worker(fleet.theirs.queue, SHARED), fleet.ours.worker(fleet.ours.queue, SHARED))
-        try:
-            for worker in fleet.workers:
-                worker.start()
-            for worker in fleet.workers:
-                worker.wait_ready()
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
+        fleet.start(*(party.worker(party.queue, SHARED) for party in (fleet.theirs, fleet.ours)))
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def pair(celery_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Both systems on a Redis, and a worker of each on a queue of its own."""
+    folder = tmp_path_factory.mktemp("pair")
+    with servers.redis_server() as server, parties(celery_python, folder, server.url, server.url) as fleet:
+        fleet.start(*(party.worker(party.queue) for party in (fleet.theirs, fleet.ours)))
+        yield fleet
 
 
 @pytest.fixture(params=["celery to kernel", "kernel to celery"])

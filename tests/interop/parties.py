@@ -21,6 +21,7 @@ from kernel.app import Kernel
 
 APPS: Final = Path(__file__).resolve().parent / "apps"
 PATIENCE: Final = 30.0
+CELERY_PATIENCE: Final = 10.0
 
 
 class Worker:
@@ -93,6 +94,24 @@ class Worker:
         self.process.wait(PATIENCE)
 
 
+class CeleryWorker(Worker):
+    """One of Celery's, whose end is not ours to prove."""
+
+    def stop(self) -> None:
+        """SIGTERM, and after a while SIGKILL.
+
+        Stopped while a message is half on its way to a process of its prefork pool, Celery (5.7) waits without end
+        for that process. Where its end matters, see `Theirs.retire`.
+        """
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(CELERY_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
 class Theirs:
     """Celery: its client in a process of its own, asked through a pipe."""
 
@@ -114,12 +133,20 @@ class Theirs:
                 stderr=errors,
             )
 
-    def worker(self, *queues: str, name: str = "theirs", slots: int = 2, **more: str) -> Worker:
+    def worker(self, *queues: str, name: str = "theirs", slots: int = 2, **more: str) -> CeleryWorker:
         """A worker of these queues, not started; `more` are further variables of its environment."""
-        words = ["-A", "theirs", "worker", "-l", "INFO", "-P", "prefork", "-c", str(slots), "-n", f"{name}@%h"]
+        words = ["-A", "theirs", "worker", "-l", "INFO", "-P", "prefork", "-c", str(slots), "-n", f"{name}@interop"]
         words += ["-Q", ",".join(queues), "--without-mingle", "--without-gossip", "--without-heartbeat"]
         command = [str(self._python), "-m", "celery", *words]
-        return Worker(command, {**self.environment, **more}, self._folder / f"{name}.log")
+        return CeleryWorker(command, {**self.environment, **more}, self._folder / f"{name}.log")
+
+    def retire(self, worker: CeleryWorker, *queues: str, name: str = "theirs") -> None:
+        """Stop a worker of these queues when it has ended all that it took from them."""
+        node = f"{name}@interop"
+        for queue in queues:
+            wait_for(lambda queue=queue: self.ask("leave", node, queue), lambda: worker.log)  # type: ignore[misc]
+        wait_for(lambda: self.ask("held", node) == 0, lambda: worker.log)
+        worker.stop()
 
     def close(self) -> None:
         assert self._client.stdin is not None

@@ -8,17 +8,15 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernel import Signature, chain, group
-from kernel.testing.servers import redis_server
 from tests.canvas.case import Case, Seen, check
 from tests.canvas.table import CASES
-from tests.interop.conftest import Fleet, parties
+from tests.interop.conftest import Fleet
 from tests.interop.parties import PATIENCE, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,23 +42,6 @@ def test_what_the_table_says_is_what_celery_does(celery_saw: dict[str, Any], cas
 
 
 # --- canvases whose parts run on both sides -----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pair(celery_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Both systems on a Redis, and a worker of each on a queue of its own."""
-    folder = tmp_path_factory.mktemp("canvas")
-    with redis_server() as server, parties(celery_python, folder, server.url, server.url) as fleet:
-        fleet.workers = (fleet.theirs.worker(fleet.theirs.queue), fleet.ours.worker(fleet.ours.queue))
-        try:
-            for worker in fleet.workers:
-                worker.start()
-            for worker in fleet.workers:
-                worker.wait_ready()
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
 
 
 @dataclasses.dataclass

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernel import chain, chord, group
-from kernel.testing.servers import redis_server
-from tests.interop.conftest import Fleet, parties
+from tests.interop.conftest import Fleet
 from tests.interop.parties import PATIENCE
 
 pytestmark = pytest.mark.slow
 
 SIDES = ("celery", "kernel")
-
-
-@pytest.fixture(scope="module")
-def pair(celery_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Both systems on a Redis, and a worker of each on a queue of its own."""
-    folder = tmp_path_factory.mktemp("chords")
-    with redis_server() as server, parties(celery_python, folder, server.url, server.url) as fleet:
-        fleet.workers = (fleet.theirs.worker(fleet.theirs.queue), fleet.ours.worker(fleet.ours.queue))
-        try:
-            for worker in fleet.workers:
-                worker.start()
-            for worker in fleet.workers:
-                worker.wait_ready()
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
 
 
 def task(name: str, *args: Any, queue: str) -> dict[str, Any]:

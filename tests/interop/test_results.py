@@ -118,19 +118,13 @@ def test_workers_that_keep_results_otherwise(
     node = partial(request.getfixturevalue, "rabbit")
     with addresses(combination, node) as urls, parties(celery_python, tmp_path, *urls) as pair:
         sides = (pair.theirs, pair.ours)
-        pair.workers = tuple(side.worker(side.queue, **variables).start() for side in sides)
-        try:
-            for worker in pair.workers:
-                worker.wait_ready()
-            for sender, runner in (sides, sides[::-1]):
-                sender.configure("alike", **settings)
-                options = {"app": "alike", "queue": runner.queue, "serializer": "pickle"}
-                task = sender.send("shop.echo", {1, 2}, kwargs=PLAIN, **options)
-                assert sender.get(task, app="alike") == {"side": runner.name, "args": [{1, 2}], "kwargs": PLAIN}
-                task = sender.send("shop.fail", "shop", **options)
-                assert sender.error(task, app="alike")[:3] == ("bodies", "ShopError", ["sold out", 404])
-                task = sender.send("shop.hop", 1, [runner.queue], [], **options)
-                assert sender.get(task, app="alike") == [f"{runner.name}:0", f"{runner.name}:1"]
-        finally:
-            for worker in pair.workers:
-                worker.stop()
+        pair.start(*(side.worker(side.queue, **variables) for side in sides))
+        for sender, runner in (sides, sides[::-1]):
+            sender.configure("alike", **settings)
+            options = {"app": "alike", "queue": runner.queue, "serializer": "pickle"}
+            task = sender.send("shop.echo", {1, 2}, kwargs=PLAIN, **options)
+            assert sender.get(task, app="alike") == {"side": runner.name, "args": [{1, 2}], "kwargs": PLAIN}
+            task = sender.send("shop.fail", "shop", **options)
+            assert sender.error(task, app="alike")[:3] == ("bodies", "ShopError", ["sold out", 404])
+            task = sender.send("shop.hop", 1, [runner.queue], [], **options)
+            assert sender.get(task, app="alike") == [f"{runner.name}:0", f"{runner.name}:1"]

@@ -26,21 +26,16 @@ def routed(
     folder = tmp_path_factory.mktemp("routed")
     node = partial(request.getfixturevalue, "rabbit")
     with addresses(request.param, node) as urls, parties(celery_python, folder, *urls) as fleet:
-        fleet.workers = tuple(
-            party.worker(f"{party.queue}-eu", f"{party.queue}-all", "news", slots=1, INTEROP_ROUTED="1")
-            for party in (fleet.theirs, fleet.ours)
+        sides = (fleet.theirs, fleet.ours)
+        fleet.start(
+            *(
+                party.worker(f"{party.queue}-eu", f"{party.queue}-all", "news", slots=1, INTEROP_ROUTED="1")
+                for party in sides
+            )
         )
-        try:
-            for worker in fleet.workers:
-                worker.start()
-            for worker in fleet.workers:
-                worker.wait_ready()
-            for party in (fleet.theirs, fleet.ours):
-                party.configure("routed", routed=True)
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
+        for party in sides:
+            party.configure("routed", routed=True)
+        yield fleet
 
 
 @pytest.fixture(params=["celery", "kernel"])

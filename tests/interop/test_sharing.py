@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.servers import RedisProcess, redis_server
 from tests.faults.table import Tally
 from tests.interop.conftest import SHARED, Fleet, parties
-from tests.interop.parties import APPS, Worker, wait_for
+from tests.interop.parties import APPS, CeleryWorker, Worker, wait_for
 
 COUNT = 2000
 SECONDS = 0.01
@@ -41,21 +41,13 @@ def server() -> Iterator[RedisProcess]:
 def pair(server: RedisProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
     """Both systems on a broker that is theirs alone, no worker yet."""
     with parties(celery_python, tmp_path, server.url, server.url) as fleet:
-        try:
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
+        yield fleet
 
 
 @pytest.fixture
 def amqp_pair(rabbit: RabbitProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
     with parties(celery_python, tmp_path, rabbit.add_vhost(), "rpc://") as fleet:
-        try:
-            yield fleet
-        finally:
-            for worker in fleet.workers:
-                worker.stop()
+        yield fleet
 
 
 @pytest.fixture
@@ -65,16 +57,16 @@ def client(server: RedisProcess) -> Iterator[Any]:
     client.close()
 
 
-def launch(pair: Fleet, **more: str) -> tuple[Worker, Worker]:
+def launch(pair: Fleet, **more: str) -> tuple[CeleryWorker, Worker]:
     """Celery's worker and ours, both on the shared queue and on one of their own."""
     theirs = pair.theirs.worker(SHARED, pair.theirs.queue, **more)
     ours = pair.ours.worker(SHARED, pair.ours.queue)
-    pair.workers = (theirs, ours)
-    for worker in pair.workers:
-        worker.start()
-    for worker in pair.workers:
-        worker.wait_ready()
+    pair.start(theirs, ours)
     return theirs, ours
+
+
+def retire(pair: Fleet, theirs: CeleryWorker) -> None:
+    pair.theirs.retire(theirs, SHARED, pair.theirs.queue)
 
 
 def send(pair: Fleet) -> set[str]:
@@ -98,25 +90,27 @@ def wait_for_runs(pair: Fleet, least: int) -> None:
     wait_for(lambda: len(runs(pair)) >= least, lambda: f"{len(runs(pair))} of {least}; {pair.logs()}", PATIENCE)
 
 
-def shake(pair: Fleet, chance: random.Random, *, kill_theirs: bool) -> None:
-    """Ours is killed six times, and Celery's stopped or killed between, while tasks are left."""
-    theirs, ours = pair.workers
+def shake(
+    pair: Fleet, workers: tuple[CeleryWorker, Worker], chance: random.Random, *, end_theirs: Callable[[], object]
+) -> None:
+    """Ours is killed six times, and Celery's ended as said between, while tasks are left."""
+    theirs, ours = workers
     for number in range(6):
         wait_for_runs(pair, min(COUNT - 300, len(runs(pair)) + chance.randrange(60, 200)))
         time.sleep(chance.random() * 0.05)
         ours.kill()
         ours.start()
         if number % 3 == 1:
-            theirs.kill() if kill_theirs else theirs.stop()
+            end_theirs()
             theirs.start().wait_ready()
         ours.wait_ready()
 
 
 @pytest.mark.case("R7", "X2", note="Celery's worker beside ours, ours killed")
 def test_ours_is_killed_and_celerys_stopped_and_every_task_runs(pair: Fleet, client: Any, tally: Tally) -> None:
-    theirs, _ = launch(pair)
+    workers = theirs, _ = launch(pair)
     ids = send(pair)
-    shake(pair, random.Random(20261121), kill_theirs=False)
+    shake(pair, workers, random.Random(20261121), end_theirs=lambda: retire(pair, theirs))
     wait_for_runs(pair, COUNT)
     found = runs(pair)
     assert set(found) == ids
@@ -126,7 +120,7 @@ def test_ours_is_killed_and_celerys_stopped_and_every_task_runs(pair: Fleet, cli
     # What Celery ran was acknowledged, and nobody of ours gives it out again: only a kill of ours repeats anything.
     repeated = {task: each for task, each in found.items() if len(each) > 1}
     assert all(each[0] == "kernel" for each in repeated.values()), repeated
-    theirs.stop()
+    retire(pair, theirs)
     assert client.hlen("unacked") == 0
 
 
@@ -164,9 +158,9 @@ class Movements(threading.Thread):
 
 @pytest.mark.case("X2", server="RabbitMQ", note="both killed, Celery with acks_late")
 def test_on_rabbitmq_every_task_runs_whoever_is_killed(amqp_pair: Fleet, tally: Tally) -> None:
-    launch(amqp_pair, INTEROP_LATE="1", INTEROP_PREFETCH="4")
+    workers = theirs, _ = launch(amqp_pair, INTEROP_LATE="1", INTEROP_PREFETCH="4")
     ids = send(amqp_pair)
-    shake(amqp_pair, random.Random(20261123), kill_theirs=True)
+    shake(amqp_pair, workers, random.Random(20261123), end_theirs=theirs.kill)
     wait_for_runs(amqp_pair, COUNT)
     assert set(runs(amqp_pair)) == ids
     tally.runs += COUNT
@@ -180,9 +174,9 @@ def test_with_both_killed_only_what_celery_had_taken_is_missing(
 ) -> None:
     movements = Movements(server)
     movements.start()
-    theirs, ours = launch(pair, INTEROP_PREFETCH="4")
+    workers = theirs, ours = launch(pair, INTEROP_PREFETCH="4")
     ids = send(pair)
-    shake(pair, random.Random(20261122), kill_theirs=True)
+    shake(pair, workers, random.Random(20261122), end_theirs=theirs.kill)
 
     def rest() -> int:
         (stats,) = pair.ours.app.broker.stats([SHARED])
@@ -190,7 +184,7 @@ def test_with_both_killed_only_what_celery_had_taken_is_missing(
 
     wait_for(lambda: rest() == 0, lambda: f"{rest()} are left; {pair.logs()}", PATIENCE)
     ours.stop()
-    theirs.stop()
+    retire(pair, theirs)
     assert rest() == 0
     last = movements.close()
     assert set(last) >= ids, "every message was seen"

@@ -100,6 +100,16 @@ class Client:
             id, bodies.RAISED[error]() if error else value, state, traceback="a text" if error else None
         )
 
+    def leave(self, node: str, queue: str) -> bool:
+        """Whether the worker `node` said that it takes no more from `queue`."""
+        return bool(self.apps[""].control.cancel_consumer(queue, destination=[node], reply=True, timeout=5))
+
+    def held(self, node: str) -> int | None:
+        """How many messages the worker `node` has that have not ended; None when it did not answer."""
+        asked = self.apps[""].control.inspect(destination=[node], timeout=5, limit=1)
+        answers = [asked.reserved(), asked.active()]
+        return sum(len(answer[node]) for answer in answers) if all(answers) else None
+
     def forget(self, id: str) -> None:
         self.result(id).forget()
 
