@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from kernel.interfaces.backend import Record
+from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker_config import BrokerConfig as BrokerConfig  # noqa: PLC0414 - brokers find it here
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
@@ -40,6 +40,10 @@ class BrokerCapabilities:
     pause: bool = True
     atomic_end: bool = False
     """`settle` stores records and publications in the same transaction as the settlement."""
+    atomic_batches: bool = False
+    """`publish` stores all messages of a batch that are due now, or none of them, if the process dies meanwhile."""
+    atomic_chords: bool = False
+    """With `atomic_end`: what an end means for its chord is in that transaction, too."""
     glances: bool = True
     """Waiting messages can be looked at without a trace. Where they cannot, one that was peeked at may come as `seen`,
     and nothing tells how old the oldest is."""
@@ -183,11 +187,25 @@ class Settlement:
     that was recorded in this claim no longer counts. DEAD keeps it as a dead letter with `reason`; its starts are
     counted by the same rule.
     `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any, and records
-    as `Preparing.prepare` made them where its backend does that. `early`: an ACK
-    of what has yet to run, and runs only if the claim stands.
+    as `Preparing.prepare` made them where its backend does that. So do `parts` and `completes`, with `atomic_chords`.
+    `parts` are brought to chords as by `Backend.chord_parts` (see `Settled.JOINED` and `STANDING`). `completes` is the
+    id of a chord whose body is among the publications: it is forgotten, as by `Backend.forget_chord`; if it had been
+    forgotten before, its body is out already, and neither records nor publications are stored.
+    `early`: an ACK of what has yet to run, and runs only if the claim stands.
     """
 
-    __slots__ = ("charged", "delay", "delivery", "early", "publications", "reason", "records", "verdict")
+    __slots__ = (
+        "charged",
+        "completes",
+        "delay",
+        "delivery",
+        "early",
+        "parts",
+        "publications",
+        "reason",
+        "records",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -199,6 +217,8 @@ class Settlement:
         reason: str = "",
         records: Sequence[Record] = (),
         publications: Sequence[Publication] = (),
+        parts: Sequence[ChordPart] = (),
+        completes: str = "",
         early: bool = False,
     ) -> None:
         self.delivery = delivery
@@ -209,12 +229,25 @@ class Settlement:
         self.reason = reason
         self.records = records
         self.publications = publications
+        self.parts = parts
+        self.completes = completes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be stored or published with it: all that a broker without `atomic_end` is given."""
+        return not (self.records or self.publications or self.parts or self.completes)
 
 
 class Settled(enum.Enum):
     DONE = "done"
     STALE = "stale"
     """The token is not the current one: nothing was changed, nothing of the end was stored."""
+    JOINED = "joined"
+    """Only with `parts`, if a chord is complete with one of them (`ChordState.complete`): records and parts were
+    stored, no publication was, and the claim stands. Whoever completes a chord settles again, with the body."""
+    STANDING = "standing"
+    """Only with `parts`, if a terminal record stood already under the id of a part's: such a part is of another run
+    than the one that counts. Neither parts nor publications were stored, and the claim stands."""
 
 
 @runtime_checkable

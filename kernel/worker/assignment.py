@@ -29,7 +29,19 @@ class Obituary:
 class Assignment:
     """One task for an executor. `seq` is the engine's number for it, unique in a worker's life."""
 
-    __slots__ = ("early_ack", "lost", "message", "obituary", "queue", "seen", "seq", "starts", "token", "valid")
+    __slots__ = (
+        "early_ack",
+        "joined",
+        "lost",
+        "message",
+        "obituary",
+        "queue",
+        "seen",
+        "seq",
+        "starts",
+        "token",
+        "valid",
+    )
 
     def __init__(
         self,
@@ -42,6 +54,7 @@ class Assignment:
         seen: bool = False,
         early_ack: bool = False,
         obituary: Obituary | None = None,
+        joined: bool = False,
         valid: Callable[[], bool] | None = None,
     ) -> None:
         self.seq = seq
@@ -52,6 +65,9 @@ class Assignment:
         self.seen = seen
         self.early_ack = early_ack
         self.obituary = obituary
+        self.joined = joined
+        """It has ended, and its settlement said `JOINED` or `STANDING`: nothing is to be run, and what follows is to be
+        worked out."""
         self.valid: Callable[[], bool] = valid or _always
         """Whether this worker's lease holds now."""
         self.lost = False
@@ -68,20 +84,23 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What else is to be stored and published, in that order."""
+    """What else is to be stored and published, in that order. `chord` is the id of a chord that is over with it."""
 
     records: Sequence[Record] = ()
     publications: Sequence[Publication] = ()
+    chord: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
     """The part that a task brings to its chord. With the parts of all, `complete` says what is to be done about it; and
-    `refuse` what if the body's publication cannot be stored, ever. Neither raises."""
+    `refuse` what if the body's publication cannot be stored, ever. Neither raises. With `here` it is the child that
+    brings the part, whoever brings others, because what follows is to be known."""
 
     part: ChordPart
     complete: Callable[[Sequence[Record]], Followed]
     refuse: Callable[[BaseException], Followed]
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +116,17 @@ class Ending:
     """How an assignment ended: the records to store, what it means for chords, the messages to publish and the verdict,
     in that order.
 
-    With an empty `state` nothing is observed (a message handed back unrun).
+    With an empty `state` nothing is observed (a message handed back unrun). `parts` and `completes` are for the
+    settlement, as `Settlement` has them.
     """
 
     __slots__ = (
         "breaks",
         "charged",
+        "completes",
         "delay",
         "join",
+        "parts",
         "publications",
         "reason",
         "records",
@@ -130,6 +152,8 @@ class Ending:
         task: str = "",
         join: Join | None = None,
         breaks: Sequence[Break] = (),
+        parts: Sequence[ChordPart] = (),
+        completes: str = "",
     ) -> None:
         self.seq = seq
         self.verdict = verdict
@@ -143,11 +167,18 @@ class Ending:
         self.task = task
         self.join = join
         self.breaks = breaks
+        self.parts = parts
+        self.completes = completes
 
     @property
     def for_chords(self) -> bool:
-        """Whether it means anything for chords: that is done in the process where the task ran."""
+        """Whether it means anything for chords."""
         return self.join is not None or bool(self.breaks)
+
+    @property
+    def has_payload(self) -> bool:
+        """Whether anything is to be settled with it but the verdict."""
+        return bool(self.records or self.publications or self.parts or self.completes)
 
     def carried_out(self) -> Ending:
         """What is left of it when everything but the verdict is done."""
@@ -162,17 +193,25 @@ class Ending:
             task=self.task,
         )
 
+    def followed_by(self, found: Sequence[Followed]) -> Ending:
+        """What is left of it when its records are stored, with all that follows."""
+        left = self.carried_out()
+        left.records = [record for followed in found for record in followed.records]
+        left.publications = [*self.publications, *(item for followed in found for item in followed.publications)]
+        left.completes = next((followed.chord for followed in found if followed.chord), "")
+        return left
+
 
 def are_plain(endings: Sequence[Ending], *, with_payload: bool) -> bool:
     """Whether these are the usual ones: of tasks of one name, in one state, and with nothing but an ACK. With
-    `with_payload` their records and publications are still to be carried out, and so make a difference."""
+    `with_payload` their records, parts and publications are still to be carried out, and so make a difference."""
     first = endings[0]
     return all(
         ending.verdict is Verdict.ACK
         and ending.state == first.state
         and ending.task == first.task
         and not (ending.reason or ending.delay or ending.charged)
-        and not (with_payload and (ending.records or ending.publications))
+        and not (with_payload and ending.has_payload)
         for ending in endings
     )
 

@@ -66,6 +66,7 @@ class Child:
         self._outbox = Outbox(
             app,
             atomic=self._facts.atomic_end,
+            atomic_chords=self._facts.atomic_chords,
             deliver=self._deliver,
             resume=self._resume,
             valid=self.inbox.lease_valid,

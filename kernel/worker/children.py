@@ -173,7 +173,9 @@ class Children:
     def send(self, items: Sequence[Item]) -> bool:
         epoch = self._page.epoch
         packed = [
-            frames.pack_assignment(item.seq, item.delivery, early_ack=item.early_ack, obituary=item.obituary)
+            frames.pack_assignment(
+                item.seq, item.delivery, early_ack=item.early_ack, obituary=item.obituary, joined=item.joined
+            )
             for item in items
         ]
         if not self._inbox.send(frames.pack_batch(epoch, packed), block=False):

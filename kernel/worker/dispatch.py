@@ -16,6 +16,33 @@ _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
 
 
+class Joins:
+    """Parts of chords that are being settled. Whoever brings the last one of a chord needs a slot once more, and what
+    may take any time is not to have it meanwhile: the body would wait for that, wherever it is to run."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._ended = 0
+        self._until: int | None = None
+
+    def begin(self, count: int) -> None:
+        self._begun += count
+
+    def end(self, count: int) -> None:
+        self._ended += count
+
+    def keep(self) -> bool:
+        """Whether the last free slot is to be kept: no longer than for those that are under way when that is asked for
+        the first time since `left`."""
+        if self._until is None:
+            self._until = self._begun
+        return self._ended < self._until
+
+    def left(self) -> None:
+        """A slot was given to what may take any time."""
+        self._until = None
+
+
 class Dispatcher:
     """Sends what waits to the executors. Owned by the engine's loop."""
 
@@ -39,6 +66,7 @@ class Dispatcher:
         self._unsendable = unsendable
         self._preparing = 0
         self.ready = ReadyQueue()
+        self.joins = Joins()
         self._shared = False
         self._look_at = 0.0
 
@@ -103,12 +131,16 @@ class Dispatcher:
         total = self._executors.slots
         free = total - self._ledger.sent_alone - self._preparing
         short_free = self._short_free(free)
-        first = self.ready.pop(lambda item: short_free > 0 if self._may_share(item) else free > 0)
+        first = self.ready.pop(
+            lambda item: short_free > 0 if self._may_share(item) else free > (not item.joined and self.joins.keep())
+        )
         if first is None:
             return []
         batch = [first]
         first.sent_alone = not self._may_share(first)
         if first.sent_alone:
+            if not first.joined:
+                self.joins.left()
             return batch
         # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
         most = min(slots.TOGETHER, short_free, 1 + len(self.ready) // total)
@@ -130,7 +162,7 @@ class Dispatcher:
         return room if room >= min(slots.TOGETHER, most // 4) else 0
 
     def _may_share(self, item: Item) -> bool:
-        alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None
+        alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None or item.joined
         return self._share and not alone and self._pace.is_short(item.name)
 
     def prepared(self, item: Item) -> None:
@@ -195,7 +227,7 @@ class Dispatcher:
         self.recall()
         keep = []
         for item in self.ready.clear():
-            if item.obituary is not None or item.acked:
+            if item.obituary is not None or item.acked or item.joined:
                 keep.append(item)
             else:
                 give_back(item)
@@ -204,4 +236,5 @@ class Dispatcher:
 
 
 def _needs_preparing(item: Item) -> bool:
-    return (item.delivery.seen or item.early_ack) and not item.is_prepared and item.obituary is None
+    seen = item.delivery.seen and not item.joined
+    return (seen or item.early_ack) and not item.is_prepared and item.obituary is None

@@ -73,18 +73,20 @@ def resume(life: Life, standing: Record) -> Ending:
     join: Join | None = None
     breaks: Sequence[Break] = ()
     request, codecs = life.request, life.app.codecs
+    # What the settlement of this very claim has yet to take was never published.
+    again = life.again or not life.assignment.joined
     try:
         if standing.state == states.SUCCESS:
-            join = joining(life, standing, again=True)
+            join = joining(life, standing, again=again)
             if request.callbacks or request.chain:
                 value = codecs.decode_result(standing.result, standing.content_type, standing.content_encoding)
-                publications = callbacks(life, value, again=True)
+                publications = callbacks(life, value, again=again)
         elif request.errbacks or request.chord or request.chain:
             data = codecs.decode_result(standing.result, standing.content_type, standing.content_encoding)
             error = failure.decode_exception(data)
-            breaks = breaking(life, error, again=True)
+            breaks = breaking(life, error, again=again)
             if standing.state == states.FAILURE and request.errbacks:
-                publications = errbacks(life, Outcome(states.FAILURE, error=error), again=True)
+                publications = errbacks(life, Outcome(states.FAILURE, error=error), again=again)
     except Exception:
         _log.exception("task %s[%s] has ended before, and its successors cannot be made again", life.name, life.id)
     return _ending(life, life.verdict or Verdict.ACK, publications=publications, join=join, breaks=breaks)

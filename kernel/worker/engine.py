@@ -375,24 +375,23 @@ class Engine:
         item = self._ledger.get(ending.seq)
         if item is None or item.place is not Place.SENT:
             return  # of a number that was taken back
-        self.processed += 1
-        item.state = ending.state
-        if ending.task:
-            self._pace.note(ending.task, ending.runtime)
+        if not item.joined:
+            self.processed += 1
+            item.state = ending.state
+            if ending.task:
+                self._pace.note(ending.task, ending.runtime)
         if item.acked:
             self._leave(item)
             return
         self._ledger.move(item, Place.SETTLING)
         settlement = Settlement(
-            item.delivery,
-            ending.verdict,
-            delay=ending.delay,
-            charged=ending.charged,
-            reason=ending.reason,
-            # Where an end is no single transaction, both were carried out before the ending came.
-            records=ending.records if self._manifest.atomic_end else (),
-            publications=ending.publications if self._manifest.atomic_end else (),
+            item.delivery, ending.verdict, delay=ending.delay, charged=ending.charged, reason=ending.reason
         )
+        # Where an end is no single transaction, all this was carried out before the ending came.
+        if self._manifest.atomic_end:
+            settlement.records, settlement.publications = ending.records, ending.publications
+            settlement.parts, settlement.completes = ending.parts, ending.completes
+            self._dispatcher.joins.begin(len(ending.parts))
         self.pump.settle(item, settlement)
 
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
@@ -401,10 +400,11 @@ class Engine:
             item = self._ledger.get(seq)
             if item is None or item.place is not Place.SENT:
                 continue  # as above
-            self.processed += 1
-            item.state = state
-            if task:
-                self._pace.note(task, runtime)
+            if not item.joined:
+                self.processed += 1
+                item.state = state
+                if task:
+                    self._pace.note(task, runtime)
             if item.acked:
                 self._leave(item)
                 continue
@@ -456,6 +456,10 @@ class Engine:
 
     def _on_settled(self, item: Item, settlement: Settlement, outcome: Settled) -> None:
         preparing = item.place is Place.PREPARING  # acknowledged early, still to run
+        self._dispatcher.joins.end(len(settlement.parts))
+        if outcome in (Settled.JOINED, Settled.STANDING):
+            self._follow(item, again=outcome is Settled.STANDING)
+            return
         if outcome is Settled.STALE:
             if preparing:
                 self._dispatcher.end_preparing()
@@ -468,6 +472,19 @@ class Engine:
             self._go_on(item)
         else:
             self._ledger.leave(item)
+
+    def _follow(self, item: Item, *, again: bool) -> None:
+        """It has ended, and what follows takes a process where tasks are: it is worked out there, and nothing is run.
+        `again`: it may have been done before."""
+        item.joined, item.soft, item.hard = True, None, None
+        item.delivery.seen = item.delivery.seen or again
+        # Whatever is still said of it under its number was before.
+        self._ledger.renumber(item)
+        self._ledger.move(item, Place.WAITING)
+        if self._shutdown.stage is Stage.COLD:
+            self._settle(item, Verdict.REQUEUE)  # by whoever gets it
+        else:
+            self._dispatcher.ready.add_front(item)
 
     def _leave(self, item: Item) -> None:
         """It is nobody's any more, and there was no settlement that would have told the pump of the room."""

@@ -185,7 +185,7 @@ class Executor:
             return None
         life = found
         current_request.set(life.request)
-        if life.request.kernel_copy is not None:
+        if life.request.kernel_copy is not None and not assignment.joined:
             ending = self._gives_way(life)
             if ending is not None:
                 self._deliver(job, ending)
@@ -203,6 +203,10 @@ class Executor:
             return None
         if self._looks_first(assignment):
             ending = self._ended_before(life)
+            if ending is None and assignment.joined:
+                # Its record expired, or was forgotten. What it was nobody knows, and at the limit it is kept.
+                _log.warning("task %s[%s] has ended, and its record is gone: it runs again", life.name, life.id)
+                ending = Ending(assignment.seq, Verdict.REQUEUE, charged=True, task=life.name)
             if ending is not None:
                 self._deliver(job, ending)
                 return None
@@ -282,7 +286,7 @@ class Executor:
     def _looks_first(self, assignment: Assignment) -> bool:
         """Whether it may have been run before, and its record says so."""
         # What was acknowledged early was never claimed by anyone who started it.
-        seen = assignment.seen and not assignment.early_ack
+        seen = assignment.joined or (assignment.seen and not assignment.early_ack)
         if not (seen or assignment.message.headers.get("redelivered")):
             return False
         return assignment.obituary is None and self._has_backend

@@ -25,6 +25,7 @@ _REPORT: Final = struct.Struct("!QH")  # child, topic
 _NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
 
 _SEEN, _EARLY, _JOINED = 1, 2, 4
+_ARGS, _KWARGS, _PREPARED = 1, 2, 4
 _CHARGED = 1
 _VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
 _CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in enumerate(_VERDICTS)}
@@ -252,57 +253,71 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
     return child, ending
 
 
-def _pack_payload(records: Sequence[Record], publications: Sequence[Publication]) -> bytes:
-    parts = [len(records).to_bytes(4, "big")]
-    for record in records:
-        if record.prepared:
-            parts.append(json.dumps([getattr(record, name) for name in _PREPARED_TEXTS]).encode())
-            parts += [bytes([4]), pack_parts(record.prepared), b"", b""]
-            continue
-        parts.append(json.dumps([getattr(record, name) for name in _RECORD_TEXTS]).encode())
-        flags = (1 if record.args is not None else 0) | (2 if record.kwargs is not None else 0)
-        parts += [bytes([flags]), record.result, record.args or b"", record.kwargs or b""]
-    for item in publications:
+def _pack_payload(ending: Ending) -> bytes:
+    parts = [_PAYLOAD.pack(len(ending.records), len(ending.parts)) + ending.completes.encode()]
+    for record in ending.records:
+        parts += _pack_record(record)
+    known = {record.id for record in ending.records if not record.prepared}
+    for part in ending.parts:
+        parts.append(json.dumps([part.chord_id, part.size, part.index, part.added]).encode())
+        # Of a record that goes along it has the same result.
+        parts += (part.record.id.encode(),) if part.record.id in known else (b"", *_pack_record(part.record))
+    for item in ending.publications:
         meta = [item.queue, item.priority, item.due, item.expires, item.exchange, item.routing_key, item.persistent]
         parts += [json.dumps(meta).encode(), item.message.pack()]
     return pack_parts(parts)
 
 
-def _unpack_payload(view: memoryview) -> tuple[list[Record], list[Publication]]:
-    parts = unpack_parts(view)
-    count = int.from_bytes(parts[0], "big")
-    records = []
-    for at in range(1, 1 + 5 * count, 5):
-        flags = parts[at + 1][0]
-        if flags & 4:
-            texts = dict(zip(_PREPARED_TEXTS, json.loads(parts[at]), strict=True))
-            records.append(Record(**texts, prepared=unpack_parts(parts[at + 2])))
-            continue
-        texts = dict(zip(_RECORD_TEXTS, json.loads(parts[at]), strict=True))
-        records.append(
-            Record(
-                **texts,
-                result=parts[at + 2],
-                args=parts[at + 3] if flags & 1 else None,
-                kwargs=parts[at + 4] if flags & 2 else None,
-            )
-        )
-    publications = []
-    for at in range(1 + 5 * count, len(parts), 2):
-        queue, priority, due, expires, exchange, routing_key, persistent = json.loads(parts[at])
-        publications.append(
-            Publication(
-                Message.unpack(parts[at + 1]),
-                queue,
-                priority=priority,
-                due=due,
-                expires=expires,
-                exchange=exchange,
-                routing_key=routing_key,
-                persistent=persistent,
-            )
-        )
-    return records, publications
+def _pack_record(record: Record) -> tuple[bytes, ...]:
+    if record.prepared:
+        texts = json.dumps([getattr(record, name) for name in _PREPARED_TEXTS]).encode()
+        return texts, bytes([_PREPARED]), pack_parts(record.prepared), b"", b""
+    texts = json.dumps([getattr(record, name) for name in _RECORD_TEXTS]).encode()
+    flags = (_ARGS if record.args is not None else 0) | (_KWARGS if record.kwargs is not None else 0)
+    return texts, bytes([flags]), record.result, record.args or b"", record.kwargs or b""
+
+
+def _unpack_payload(view: memoryview, ending: Ending) -> None:
+    head, *rest = unpack_parts(view)
+    n_records, n_parts = _PAYLOAD.unpack_from(head)
+    ending.completes = head[_PAYLOAD.size :].decode()
+    words = iter(rest)
+    ending.records = [_unpack_record(words) for _ in range(n_records)]
+    known = {record.id: record for record in ending.records}
+    ending.parts = [_unpack_part(words, known) for _ in range(n_parts)]
+    ending.publications = [_unpack_publication(meta, message) for meta, message in zip(words, words, strict=True)]
+
+
+def _unpack_record(words: Iterator[bytes]) -> Record:
+    texts, flags, result, args, kwargs = (next(words) for _ in range(5))
+    if flags[0] & _PREPARED:
+        return Record(**dict(zip(_PREPARED_TEXTS, json.loads(texts), strict=True)), prepared=unpack_parts(result))
+    return Record(
+        **dict(zip(_RECORD_TEXTS, json.loads(texts), strict=True)),
+        result=result,
+        args=args if flags[0] & _ARGS else None,
+        kwargs=kwargs if flags[0] & _KWARGS else None,
+    )
+
+
+def _unpack_part(words: Iterator[bytes], known: Mapping[str, Record]) -> ChordPart:
+    chord_id, size, index, added = json.loads(next(words))
+    member = next(words)
+    return ChordPart(chord_id, size, index, known[member.decode()] if member else _unpack_record(words), added)
+
+
+def _unpack_publication(meta: bytes, message: bytes) -> Publication:
+    queue, priority, due, expires, exchange, routing_key, persistent = json.loads(meta)
+    return Publication(
+        Message.unpack(message),
+        queue,
+        priority=priority,
+        due=due,
+        expires=expires,
+        exchange=exchange,
+        routing_key=routing_key,
+        persistent=persistent,
+    )
 
 
 # the rest ---------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def joining(life: Life, record: Record, *, again: bool) -> Join | None:
         ChordPart(request.group, size, index, part, added),
         partial(_completed, life, request.chord, again),
         partial(_not_published, life, request.chord, again),
+        here=life.assignment.joined,
     )
 
 
@@ -117,7 +118,12 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
     for number, publication in enumerate(publications):
         which = {} if alone else {"kernel_body_task": number}
         publication.message = publication.message.replace_headers(**changes, **which)
-    return Followed((), publications)
+    return Followed((), publications, _own_chord(life, body))
+
+
+def _own_chord(life: Life, body: Any) -> str:
+    """The id of a chord that is ours to forget; of one that Celery made, the parts are Celery's to delete."""
+    return str(life.request.group) if body.get("chord_size") is not None else ""
 
 
 def _values(life: Life, body: Any, parts: Sequence[Record]) -> list[Any]:
@@ -170,7 +176,7 @@ def _failed(life: Life, body: Any, error: errors.ChordError, *, again: bool) -> 
         found = level.follow()
         records += found.records
         publications += found.publications
-    return Followed(records, publications)
+    return Followed(records, publications, _own_chord(life, body))
 
 
 # --- a part will not come -----------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Item:
         "hard",
         "id",
         "is_prepared",
+        "joined",
         "lost",
         "name",
         "obituary",
@@ -68,6 +69,8 @@ class Item:
         self.early_ack = False
         self.is_prepared = False
         self.acked = False
+        self.joined = False
+        """It has ended, and what follows for its chord is still to be worked out and settled."""
         self.lost = False
         """What runs was told that its lease is gone."""
         self.obituary: Obituary | None = None
@@ -92,6 +95,7 @@ class Item:
             seen=delivery.seen,
             early_ack=self.early_ack,
             obituary=self.obituary,
+            joined=self.joined,
             valid=valid,
         )
 

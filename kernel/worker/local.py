@@ -160,6 +160,7 @@ class Local:
         self._outbox = Outbox(
             app,
             atomic=manifest.atomic_end,
+            atomic_chords=manifest.atomic_chords,
             deliver=self._deliver,
             resume=self._resume,
             valid=self.lease_valid,

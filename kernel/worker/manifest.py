@@ -46,6 +46,7 @@ class Manifest:
     settings: Mapping[str, Any]
     broker: Mapping[str, Any]
     atomic_end: bool = False
+    atomic_chords: bool = False
     plugins: Sequence[str] = ()
     pool_settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -119,6 +120,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
     topology, hostname = Topology(conf), node_name(options.hostname)
     Router(conf.task_routes)  # a route that cannot be is found here, and not at the end of a task
     queues = topology.consumed(options.queues, options.exclude_queues)
+    atomic = _one_transaction(app, driver, broker)
     return Manifest(
         app_name=app.main or "kernel",
         hostname=hostname,
@@ -135,7 +137,8 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
             "timeout": broker.timeout,
             "app_name": broker.app_name,
         },
-        atomic_end=_one_transaction(app, driver, broker),
+        atomic_end=atomic,
+        atomic_chords=atomic and driver.capabilities.atomic_chords,
         plugins=[name for name in conf.plugins or () if isinstance(name, str)],
         pool_settings=_plain(conf.driver_values(pool.settings)),
         warnings=_import_warnings(),

@@ -1,4 +1,4 @@
-"""The child's side of an end: records, publications, verdict, in that order, and in batches.
+"""The child's side of an end: records, parts of chords, publications, verdict, in that order, and in batches.
 
 Where the broker ends a task in one transaction (`atomic`), everything travels to the engine with the verdict and
 leaves at once. Otherwise this process stores and publishes first; ends that come while it does so go
@@ -12,15 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kernel import errors, states
-from kernel.interfaces.backend import ChordPart, Record, StoreOutcome, StoreState
+from kernel.interfaces.backend import Preparing, Record, StoreState
 from kernel.interfaces.broker import Verdict
-from kernel.message import Publication
-from kernel.worker.assignment import Ending, Followed
+from kernel.worker.assignment import Ending
+from kernel.worker.chords import Chords
 from kernel.worker.failpoints import Failpoints
-from kernel.worker.outage import Outage
+from kernel.worker.steps import GivenUp, Steps
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -33,14 +33,7 @@ _LATE_SECONDS: Final = 0.01
 """When the thread looks for ends that the next task keeps waiting. A thread that woke more often would take the
 interpreter from the tasks themselves."""
 _BATCH: Final = 64
-_STORED_TOGETHER: Final = 500
-_LOOKS: Final = 200
-_LOOK_PAUSE: Final = 0.02
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
 _LONGEST_WAIT: Final = 5.0
-
-_T = TypeVar("_T")
 
 Resume = Callable[[int, Record], Ending | None]
 Deliver = Callable[[Sequence[Ending]], None]
@@ -51,10 +44,6 @@ class _Entry(NamedTuple):
     early: bool
     direct: bool
     """Nothing is to be stored or published here: it only has to be handed on."""
-
-
-class _GivenUp(Exception):
-    """The lease was lost while an end could not be stored."""
 
 
 class Outbox:
@@ -71,6 +60,7 @@ class Outbox:
         app: Kernel,
         *,
         atomic: bool,
+        atomic_chords: bool = False,
         deliver: Deliver,
         resume: Resume,
         valid: Callable[[], bool],
@@ -80,17 +70,19 @@ class Outbox:
     ) -> None:
         self._app = app
         self.atomic = atomic
+        self._atomic_chords = atomic_chords
         self._deliver = deliver
         self._resume = resume
-        self._valid = valid
         self._gives_up = gives_up
+        self._steps = Steps(app, valid=valid, gives_up=gives_up)
+        self._chords = Chords(app, self._steps, atomic=atomic_chords, ready=self._prepare, failpoints=failpoints)
         self._failpoints = failpoints
         self._held = held
         self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
         self._hurry = threading.Event()
-        self._outage = Outage()
+        self._preparing: tuple[Preparing | None] | None = None
         self._closed = False
         self._flusher: threading.Thread | None = None
         self._oldest = 0.0
@@ -104,9 +96,7 @@ class Outbox:
         """
         if self._failpoints:
             self._failpoints.hit("task.decided")
-        # Which queues an exchange means is found out by publishing to it.
-        apart = ending.for_chords or (self.atomic and any(item.exchange for item in ending.publications))
-        direct = not apart and ((self.atomic and not early_ack) or not (ending.records or ending.publications))
+        direct = self._is_direct(ending, early_ack)
         if direct and not more_soon and not self._pending:
             self._deliver((ending,))
             return
@@ -125,6 +115,40 @@ class Outbox:
         if ending.records:
             # From when it was stored: where that takes long, those that come meanwhile would all be lone.
             self._recorded = time.monotonic()
+
+    def _is_direct(self, ending: Ending, early_ack: bool) -> bool:
+        """Whether nothing is to be stored or published here; then it is ready for the engine."""
+        if not self.atomic or early_ack:
+            return not (ending.records or ending.publications or ending.for_chords)
+        # Whose a broken chord is, and which queues an exchange means, is found out by storing and by publishing.
+        if ending.breaks or any(item.exchange for item in ending.publications):
+            return False
+        if ending.join is not None:
+            if ending.join.here or not self._atomic_chords:
+                return False
+            ending.parts = (ending.join.part,)
+        return self._prepare(ending)
+
+    def _prepare(self, ending: Ending) -> bool:
+        """Make its records ready to be stored by the engine; whether that can be."""
+        if not ending.records:
+            return True
+        if self._preparing is None:
+            try:
+                # None of a backend whose records are the same everywhere.
+                self._preparing = (self._app.opened.preparing,)
+            except errors.KernelError as exc:
+                _log.debug("the result backend cannot be opened yet: %s", exc)
+                return False
+        (backend,) = self._preparing
+        if backend is None:
+            return True
+        prepared = [backend.prepare(record) for record in ending.records]
+        ready = [record for record in prepared if record is not None]
+        if len(ready) < len(prepared):
+            return False
+        ending.records = ready
+        return True
 
     def flush(self) -> None:
         """Carry out everything that waits. Ends added meanwhile by other threads go along."""
@@ -184,7 +208,7 @@ class Outbox:
         """The ends of `batch` as they came out."""
         try:
             return self._store_and_publish(batch)
-        except _GivenUp as exc:
+        except GivenUp as exc:
             _log.error("%d ends were given up, %s while storing them failed: %s", len(batch), self._why(), exc)
             back = [
                 Ending(entry.ending.seq, Verdict.REQUEUE, task=entry.ending.task) for entry in batch if not entry.early
@@ -205,132 +229,40 @@ class Outbox:
         return "the worker was to end" if self._gives_up() else "the lease was lost"
 
     def _store_and_publish(self, batch: list[_Entry]) -> list[Ending]:
-        endings = [entry.ending for entry in batch]
-        all_early = all(entry.early for entry in batch)
-        records = [(at, record) for at, ending in enumerate(endings) for record in ending.records]
-        if records:
-            outcomes = self._store([record for _, record in records], all_early)
-            for (at, _), outcome in zip(records, outcomes, strict=True):
-                standing = outcome.standing
-                # Whatever this end wanted, a retry too: the task has ended before, and that end counts.
-                if outcome.state is StoreState.STANDING and standing and standing.state in states.READY_STATES:
-                    endings[at] = self._resume(endings[at].seq, standing) or endings[at]
+        endings, early = [entry.ending for entry in batch], [entry.early for entry in batch]
+        all_early = all(early)
+        self._store_records(endings, all_early)
         if self._failpoints:
             self._failpoints.hit("result.stored")
-        publications = [(at, item) for at, ending in enumerate(endings) for item in ending.publications]
-        bodies = self._chords(endings, all_early) if any(ending.for_chords for ending in endings) else []
-        if publications or bodies:
-            refused: dict[int, BaseException] = {}
-            self._insist(lambda: self._publish(publications, refused), all_early)
-            self._publish_bodies(endings, bodies, all_early)
-            for at, error in refused.items():
-                endings[at] = _kept(endings[at], error)
+        along: set[int] = set()
+        if any(ending.for_chords for ending in endings):
+            along, bodies = self._chords.carry_out(endings, early, all_early)
+        else:
+            bodies = []
+        publications = [
+            (at, item) for at, ending in enumerate(endings) if at not in along for item in ending.publications
+        ]
+        refused = self._steps.publish(publications, all_early)
+        self._chords.publish(endings, bodies, all_early)
+        for at, error in refused.items():
+            endings[at] = _kept(endings[at], error)
         if self._failpoints:
             self._failpoints.hit("successors.published")
-        return [ending.carried_out() for ending in endings] if self.atomic else endings
+        if not self.atomic:
+            return endings
+        return [ending if at in along else ending.carried_out() for at, ending in enumerate(endings)]
 
-    def _store(self, records: Sequence[Record], for_ever: bool) -> Sequence[StoreOutcome]:
-        return self._insist(lambda: self._app.backend.store(records), for_ever)
-
-    def _chords(self, endings: Sequence[Ending], for_ever: bool) -> list[tuple[int, Publication]]:
-        """Bring parts to chords and break those that will not complete; what that gives to publish."""
-        found: list[tuple[int, Followed]] = []
-        joins = [(at, ending.join) for at, ending in enumerate(endings) if ending.join is not None]
-        if joins:
-            parts = [join.part for _, join in joins]
-            found_states = self._insist(lambda: self._app.backend.chord_parts(parts), for_ever)
-            found += [
-                (at, join.complete(state.parts))
-                for (at, join), state in zip(joins, found_states, strict=True)
-                if state.complete
-            ]
-        breaks = [(at, item) for at, ending in enumerate(endings) for item in ending.breaks]
-        if breaks:
-            own = self._own([item.guard for _, item in breaks], for_ever)
-            found += [(at, item.follow()) for (at, item), is_own in zip(breaks, own, strict=True) if is_own]
-        self._store_followed([followed for _, followed in found], for_ever)
-        if self._failpoints and found:
-            self._failpoints.hit("chord.joined")
-        return [(at, item) for at, followed in found for item in followed.publications]
-
-    def _own(self, guards: Sequence[Record], for_ever: bool) -> list[bool]:
-        """Store them, and say of each whether what follows it is to be done here."""
-        outcomes = self._store(guards, for_ever)
-        backend = self._app.backend
-        if not (backend.capabilities.to_caller and backend.capabilities.chords):
-            return [_is_own(guard, outcome) for guard, outcome in zip(guards, outcomes, strict=True)]
-        # Where records go to the caller none stands that would say. A chord of one says who was its first part.
-        claims = [
-            ChordPart(f"{guard.id}.broken", 1, 0, Record(id=guard.parent_id or "", state=guard.state))
-            for guard in guards
-        ]
-        first: dict[int, str] = {}
-        for _ in range(_LOOKS):
-            left = [at for at in range(len(claims)) if at not in first]
-            if not left:
-                break
-            found = self._insist(lambda left=left: backend.chord_parts([claims[at] for at in left]), for_ever)  # type: ignore[misc]
-            first.update({at: state.parts[0].id for at, state in zip(left, found, strict=True) if state.parts})
-            if len(first) < len(claims):
-                time.sleep(_LOOK_PAUSE)  # somebody else looks at the same moment
-        return [first.get(at) == guard.parent_id for at, guard in enumerate(guards)]
-
-    def _store_followed(self, found: Sequence[Followed], for_ever: bool) -> None:
-        records = [record for followed in found for record in followed.records]
-        for start in range(0, len(records), _STORED_TOGETHER):
-            self._store(records[start : start + _STORED_TOGETHER], for_ever)
-
-    def _publish_bodies(self, endings: Sequence[Ending], bodies: list[tuple[int, Publication]], for_ever: bool) -> None:
-        """A body that is refused does not spoil the end of the member that brought the last part: it fails itself."""
-        refused: dict[int, BaseException] = {}
-        if bodies:
-            self._insist(lambda: self._publish(bodies, refused), for_ever)
-        for at, error in refused.items():
-            join = endings[at].join
-            if join is None:
-                _log.error("errbacks of a chord cannot be published: %r", error)
-                continue
-            followed = join.refuse(error)
-            self._store_followed([followed], for_ever)
-            left = [(at, item) for item in followed.publications]
-            self._insist(lambda left=left: self._publish(left, {}), for_ever)  # type: ignore[misc]
-
-    def _publish(self, publications: list[tuple[int, Publication]], refused: dict[int, BaseException]) -> None:
-        """Publish what is in the list, and take out what has an answer. Raises what is worth another try."""
-        answers = self._app.publisher.deliver([item for _, item in publications])
-        left: list[tuple[int, Publication]] = []
-        again: BaseException | None = None
-        for pair, answer in zip(publications, answers, strict=True):
-            if isinstance(answer, errors.OperationalError) and not isinstance(answer, errors.PublishRefused):
-                left.append(pair)
-                again = answer
-            elif answer is not None:
-                refused[pair[0]] = answer
-        publications[:] = left
-        if again is not None:
-            raise again
-
-    def _insist(self, step: Callable[[], _T], for_ever: bool) -> _T:
-        """The answer of `step`, however often it takes. Raises `_GivenUp` when the lease was lost over it, or
-        the worker is to end.
-
-        Settings that a server refuses (a login that was changed under us, a database that is not there) are no fault
-        of the task whose end this is: who mends them finds it here, or in the queue, not among the dead letters.
-        """
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                found = step()
-            except (errors.OperationalError, errors.BackendError, errors.ImproperlyConfigured) as exc:
-                if self._gives_up() or not (for_ever or self._valid()):
-                    raise _GivenUp(str(exc)) from exc
-                self._outage.failed("an end cannot be stored", pause, exc)
-                time.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                if pause > _FIRST_PAUSE:
-                    self._outage.ended("ends are stored again")
-                return found
+    def _store_records(self, endings: list[Ending], for_ever: bool) -> None:
+        """Store them; in place of an end whose record was there already comes what that one means."""
+        records = [(at, record) for at, ending in enumerate(endings) for record in ending.records]
+        if not records:
+            return
+        outcomes = self._steps.store([record for _, record in records], for_ever)
+        for (at, _), outcome in zip(records, outcomes, strict=True):
+            standing = outcome.standing
+            # Whatever this end wanted, a retry too: the task has ended before, and that end counts.
+            if outcome.state is StoreState.STANDING and standing and standing.state in states.READY_STATES:
+                endings[at] = self._resume(endings[at].seq, standing) or endings[at]
 
     def _flush_late(self) -> None:
         while not self._closed:
@@ -341,14 +273,6 @@ class Outbox:
                 time.sleep(_SOON_SECONDS)
             if self._pending and not self._closed:
                 self.flush()
-
-
-def _is_own(guard: Record, outcome: StoreOutcome) -> bool:
-    """Whether what follows a record is for whoever wanted to store it: it did, now or in an earlier life."""
-    standing = outcome.standing
-    if outcome.state is not StoreState.STANDING or standing is None:
-        return outcome.state is not StoreState.STANDING
-    return standing.state == guard.state and standing.parent_id == guard.parent_id
 
 
 def _kept(ending: Ending, error: BaseException) -> Ending:

@@ -279,6 +279,8 @@ class Pump:
         self._in_hand = []
         if self._failpoints:
             self._failpoints.hit("settle.sent")
+            if Settled.JOINED in outcomes:
+                self._failpoints.hit("settle.joined")
         self._post(WasSettled([(*pair, outcome) for pair, outcome in zip(batch, outcomes, strict=True)]))
 
     def _settle(self, batch: Sequence[tuple[Item, Settlement]]) -> Sequence[Settled]:

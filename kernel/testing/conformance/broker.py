@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from kernel.testing.conformance.broker_claims import ClaimCases, LeaseCases
 from kernel.testing.conformance.broker_ends import DeadLetterCases, EndCases, SettleCases
+from kernel.testing.conformance.broker_joins import JoinCases
 from kernel.testing.conformance.broker_kit import BrokerKit
 from kernel.testing.conformance.broker_life import AdminCases, LifeCases, TopicCases
 from kernel.testing.conformance.broker_publish import DelayCases, OrderCases, PublishCases
@@ -29,6 +30,7 @@ class BrokerConformance(
     SettleCases,
     DeadLetterCases,
     EndCases,
+    JoinCases,
     AdminCases,
     TopicCases,
     RouteCases,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from kernel import errors
-from kernel.interfaces.backend import Backend, Preparing, Record
+from kernel.interfaces.backend import Backend, Record
 from kernel.interfaces.broker import Broker, DeadLetter, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
-from kernel.testing.conformance.broker_kit import AMPLE, BrokerKit, ack, made, make_message, numbers
+from kernel.testing.conformance.broker_kit import AMPLE, BrokerKit, ack, made, make_message, numbers, ready
 
 
 class SettleCases(BrokerKit):
@@ -182,27 +181,7 @@ class DeadLetterCases(BrokerKit):
             broker.dead_letters(queue)
 
 
-def ready(backend: Backend, record: Record) -> list[Record]:
-    """The record as the broker of its domain takes it."""
-    if not isinstance(backend, Preparing):
-        return [record]
-    prepared = backend.prepare(record)
-    assert prepared is not None
-    assert (prepared.id, prepared.state, prepared.attempt) == (record.id, record.state, record.attempt)
-    return [prepared]
-
-
 class EndCases(BrokerKit):
-    @pytest.fixture
-    def backend(self, broker: Broker) -> Iterator[Backend]:
-        """Not opened: the worker's engine settles before any backend of the app was."""
-        self.needs(broker, "atomic_end")
-        backend = self.make_backend(broker)
-        if backend is None:
-            pytest.fail("a broker that claims atomic_end needs make_backend(self, broker) to prove it")
-        yield backend
-        backend.close()
-
     def test_broker_and_backend_agree_that_they_are_one(self, broker: Broker, backend: Backend) -> None:
         assert broker.transaction_domain
         assert broker.transaction_domain == backend.transaction_domain

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernel.interfaces.backend import Backend
+from kernel.interfaces.backend import Backend, ChordPart, Preparing, Record
 from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
 from kernel.message import Message, Publication
 from kernel.testing.conformance.background import Background
@@ -34,6 +34,21 @@ def numbers(deliveries: Sequence[Delivery]) -> list[int]:
 
 def ack(deliveries: Sequence[Delivery]) -> list[Settlement]:
     return [Settlement(delivery, Verdict.ACK) for delivery in deliveries]
+
+
+def ready(backend: Backend, record: Record) -> list[Record]:
+    """The record as the broker of its domain takes it."""
+    if not isinstance(backend, Preparing):
+        return [record]
+    prepared = backend.prepare(record)
+    assert prepared is not None
+    assert (prepared.id, prepared.state, prepared.attempt) == (record.id, record.state, record.attempt)
+    return [prepared]
+
+
+def ready_part(backend: Backend, part: ChordPart) -> ChordPart:
+    """The part as the broker of its domain takes it."""
+    return part
 
 
 class BrokerKit:
@@ -86,6 +101,16 @@ class BrokerKit:
         twin.open()
         yield twin
         twin.close()
+
+    @pytest.fixture
+    def backend(self, broker: Broker) -> Iterator[Backend]:
+        """Not opened: the worker's engine settles before any backend of the app was."""
+        self.needs(broker, "atomic_end")
+        backend = self.make_backend(broker)
+        if backend is None:
+            pytest.fail("a broker that claims atomic_end needs make_backend(self, broker) to prove it")
+        yield backend
+        backend.close()
 
     @pytest.fixture
     def queue(self, broker: Broker) -> str:

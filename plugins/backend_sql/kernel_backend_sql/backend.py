@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Final
 
-from kernel_lib_sql import Database, database_for, records
+from kernel_lib_sql import Database, chords, database_for, records
 from kernel_lib_sql.record_tables import STANDARD, Tables
 
 from kernel.interfaces.backend import (
@@ -22,7 +22,7 @@ from kernel.interfaces.backend import (
     check_part,
 )
 from kernel.interfaces.setting import Setting
-from kernel_backend_sql import chords, groups
+from kernel_backend_sql import groups
 from kernel_backend_sql.watch import SqlWatch
 
 _BATCH: Final = 500
@@ -151,7 +151,7 @@ class SqlBackend:
     def forget_chord(self, chord_id: str) -> None:
         self._prepare()
         with self._database.write() as tx:
-            chords.forget(tx, chord_id, self._tables)
+            chords.forget(tx, [chord_id], self._tables)
 
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         self._prepare()

@@ -343,7 +343,7 @@ class AmqpConsumer:
             ]
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        if any(item.records or item.publications for item in settlements):
+        if not all(item.is_plain for item in settlements):
             raise NotImplementedError("the AMQP broker has no atomic_end: store and publish before you settle")
         with self._lock:
             self._look()

@@ -33,7 +33,9 @@ class SqlBroker:
     """
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(atomic_end=True, max_bytes=_MAX_BYTES)
+    capabilities = api.BrokerCapabilities(
+        atomic_end=True, atomic_batches=True, atomic_chords=True, max_bytes=_MAX_BYTES
+    )
     settings: tuple[Setting, ...] = ()
 
     def __init__(self, config: api.BrokerConfig) -> None:

@@ -115,8 +115,11 @@ class SqlConsumer:
         if not settlements:
             return []
         self._database.ensure(BROKER)
-        if self._results_at != self._database.generation and any(item.records for item in settlements):
-            ends.prepare_results(self._database)
+        if self._results_at != self._database.generation and any(map(ends.has_results, settlements)):
+            # Imported for those who store results in this database, and for no other worker.
+            from kernel_broker_sql import results
+
+            results.prepare(self._database)
             self._results_at = self._database.generation
         with self._database.write() as tx:
             return ends.settle(tx, settlements)

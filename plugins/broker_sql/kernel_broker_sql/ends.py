@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kernel_lib_sql import Database, Transaction
+from kernel_lib_sql import Transaction
 
 from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
-from kernel.message import Publication
 from kernel_broker_sql import claims, letters, outbox
 
 _CURRENT: Final = "SELECT id, token FROM kernel_message WHERE "
 
 
-def prepare_results(database: Database) -> None:
-    """Make the tables of results, which this process may never have had a backend for."""
-    # Imported for those who store results in this database, and for no other worker.
-    from kernel_lib_sql import record_tables
-
-    record_tables.prepare(database)
+def has_results(item: Settlement) -> bool:
+    """Whether anything of it goes to the tables of results."""
+    return bool(item.records or item.parts or item.completes)
 
 
 def start(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Settled]:
@@ -39,33 +35,39 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> list[Settled]:
     """One outcome for each. Of those that are STALE nothing is stored and nothing sent."""
     current = _current(tx, [item.delivery for item in settlements])
     outcomes: list[Settled] = []
-    done: list[Settlement] = []
     for item in settlements:
-        if current.get(item.delivery.key) != item.delivery.token:
-            outcomes.append(Settled.STALE)
-            continue
-        # Taken out, so that the same claim settled twice in one batch ends once.
-        del current[item.delivery.key]
-        outcomes.append(Settled.DONE)
-        done.append(item)
-    if done:
-        _apply(tx, done)
+        is_current = current.get(item.delivery.key) == item.delivery.token
+        outcomes.append(Settled.DONE if is_current else Settled.STALE)
+        if is_current:
+            # Taken out, so that the same claim settled twice in one batch ends once.
+            del current[item.delivery.key]
+    ours = [at for at, outcome in enumerate(outcomes) if outcome is Settled.DONE]
+    if not ours:
+        return outcomes
+    repeated: set[int] = set()
+    if any(has_results(settlements[at]) for at in ours):
+        # Imported for those who store results in this database, and for no other worker.
+        from kernel_broker_sql import results
+
+        repeated = results.store(tx, settlements, ours, outcomes)
+    _apply(tx, [settlements[at] for at in ours if outcomes[at] is Settled.DONE])
+    # After the deletes: a retry has the id of the message that it follows.
+    publications = [
+        each
+        for at in ours
+        if outcomes[at] is Settled.DONE and at not in repeated
+        for each in settlements[at].publications
+    ]
+    if publications:
+        outbox.insert(tx, publications, outbox.prepare(publications))
     return outcomes
 
 
 def _apply(tx: Transaction, done: Sequence[Settlement]) -> None:
+    """The verdicts."""
     _requeue(tx, [item for item in done if item.verdict is Verdict.REQUEUE])
     letters.bury(tx, [item for item in done if item.verdict is Verdict.DEAD])
     delete(tx, [item.delivery.key for item in done if item.verdict is not Verdict.REQUEUE])
-    records = [record for item in done for record in item.records]
-    if records:
-        from kernel_lib_sql import records as results
-
-        results.store(tx, records)
-    # After the deletes: a retry has the id of the message that it follows.
-    publications: list[Publication] = [each for item in done for each in item.publications]
-    if publications:
-        outbox.insert(tx, publications, outbox.prepare(publications))
 
 
 def delete(tx: Transaction, ids: Sequence[int]) -> None:
