@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
+WHOLE: Final = 20_000
+"""Messages of one canvas that go together where the broker stores a batch wholly or not at all."""
+WHOLE_BYTES: Final = 64 * 1024 * 1024
 DEADLINE: Final = 60.0
 """Seconds after which no further attempt is made, however many the policy has left."""
 
@@ -125,19 +128,32 @@ class Delivering:
         policy: RetryPolicy,
         way: Way | None = None,
         timeout: float | None = None,
+        *,
+        whole: bool = False,
     ) -> list[BaseException | None]:
-        """One answer for each: None when it is stored, or the error. `timeout` is for each attempt, in seconds."""
+        """One answer for each: None when it is stored, or the error. `timeout` is for each attempt, in seconds.
+        `whole`: a part of them is of no use."""
         if len(publications) == 1:
             answers = self._deliver_batch(publications, policy, way, timeout)
         else:
             answers = []
-            for batch in _batches(publications):
+            most = self._together(way) if whole and len(publications) > BATCH else (BATCH, BATCH_BYTES)
+            for batch in _batches(publications, *most):
                 answers.extend(self._deliver_batch(batch, policy, way, timeout))
         observers = self._app.extensions.hot.kernel_publish_end
         if observers:
             for publication, answer in zip(publications, answers, strict=True):
                 self._app.extensions.observe(observers, publication, answer)
         return answers
+
+    def _together(self, way: Way | None) -> tuple[int, int]:
+        """How many messages, of how many bytes, of one canvas go in a batch."""
+        # Where it cannot be opened, the attempt will tell.
+        with contextlib.suppress(errors.OperationalError):
+            broker = (way or self._app.opened).broker
+            if getattr(getattr(broker, "capabilities", None), "atomic_batches", False):
+                return WHOLE, WHOLE_BYTES
+        return BATCH, BATCH_BYTES
 
     def _deliver_batch(
         self, batch: Sequence[Publication], policy: RetryPolicy, way: Way | None, timeout: float | None
@@ -276,13 +292,13 @@ def _gave_up(
     return error
 
 
-def _batches(publications: Sequence[Publication]) -> Iterator[Sequence[Publication]]:
-    """In order, at most `BATCH` messages and about `BATCH_BYTES` each."""
+def _batches(publications: Sequence[Publication], most: int, most_bytes: int) -> Iterator[Sequence[Publication]]:
+    """In order, at most `most` messages and about `most_bytes` each."""
     batch: list[Publication] = []
     size = 0
     for publication in publications:
         weight = publication.message.size
-        if batch and (len(batch) >= BATCH or size + weight > BATCH_BYTES):
+        if batch and (len(batch) >= most or size + weight > most_bytes):
             yield batch
             batch, size = [], 0
         batch.append(publication)

@@ -322,15 +322,17 @@ class Publisher:
         policy: Mapping[str, Any] | None = None,
         way: Way | None = None,
         timeout: float | None = None,
+        whole: bool = False,
     ) -> None:
         """Send, in few round trips; every message is on the broker when this returns.
 
         `way` is over what they are sent, if not over what the app has open; `timeout` the seconds that one attempt
-        may take, where the broker can tell. Raises `OperationalError` (with `PublishUnknown` when a message may
+        may take, where the broker can tell. With `whole` all of them are stored or none, where the broker can, if this
+        process dies meanwhile. Raises `OperationalError` (with `PublishUnknown` when a message may
         have arrived) when the broker cannot be reached within the retry policy, or refuses a message; others of the
         batch may have been stored.
         """
-        for error in self.deliver(publications, retry=retry, policy=policy, way=way, timeout=timeout):
+        for error in self.deliver(publications, retry=retry, policy=policy, way=way, timeout=timeout, whole=whole):
             if error is not None:
                 raise error
 
@@ -342,6 +344,7 @@ class Publisher:
         policy: Mapping[str, Any] | None = None,
         way: Way | None = None,
         timeout: float | None = None,
+        whole: bool = False,
     ) -> Sequence[BaseException | None]:
         """`send`, with one answer for each: None when it is stored, or why it is not."""
         conf = self._app.conf
@@ -352,7 +355,7 @@ class Publisher:
             rules = self._usual_policy(conf.task_publish_retry_policy)
         else:
             rules = RetryPolicy.of(conf.task_publish_retry_policy, policy)
-        return self._delivering.deliver(publications, rules, way, timeout)
+        return self._delivering.deliver(publications, rules, way, timeout, whole=whole)
 
     def _usual_policy(self, setting: Mapping[str, Any]) -> RetryPolicy:
         """That of the settings, worked out when they change."""

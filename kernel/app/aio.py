@@ -19,7 +19,7 @@ _CLOSE_SECONDS: Final = 5.0
 
 
 class _Item(NamedTuple):
-    publication: Publication
+    publications: Sequence[Publication]
     how: dict[str, Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
@@ -41,6 +41,10 @@ class Bridge:
 
     async def publish(self, publication: Publication, **how: Any) -> None:
         """Returns when the broker has it. `how` are the keywords of `Publisher.send`; raises what that raises."""
+        await self.publish_all((publication,), **how)
+
+    async def publish_all(self, publications: Sequence[Publication], **how: Any) -> None:
+        """The same for several that go together."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -48,7 +52,7 @@ class Bridge:
         with self._lock:
             if self._closed:
                 raise errors.OperationalError("the app was closed while a coroutine published")
-            self._items.put(_Item(publication, {"retry": None, "policy": None, **how}, loop, future))
+            self._items.put(_Item(publications, {"retry": None, "policy": None, **how}, loop, future))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kernel-publish", daemon=True)
                 self._thread.start()
@@ -76,10 +80,12 @@ class Bridge:
     def _take(self) -> tuple[list[_Item], bool]:
         """What waits, at least one; and whether it is the last."""
         batch: list[_Item] = []
+        count = 0
         item = self._items.get()
         while item is not None:
             batch.append(item)
-            if len(batch) >= _BATCH:
+            count += len(item.publications)
+            if count >= _BATCH:
                 return batch, False
             try:
                 item = self._items.get_nowait()
@@ -91,13 +97,16 @@ class Bridge:
         first = group[0]
         answers: Sequence[BaseException | None]
         try:
-            answers = self._deliver([item.publication for item in group], **first.how)
+            answers = self._deliver([each for item in group for each in item.publications], **first.how)
         except BaseException as exc:
             # Whatever it is, the coroutines that wait must hear of it, and the next batch is not to blame.
-            answers = [exc] * len(group)
+            answers = [exc] * sum(len(item.publications) for item in group)
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], BaseException | None]]] = {}
-        for item, answer in zip(group, answers, strict=True):
-            loops.setdefault(item.loop, []).append((item.future, answer))
+        left = iter(answers)
+        for item in group:
+            own = [next(left) for _ in item.publications]
+            error = next((answer for answer in own if answer is not None), None)
+            loops.setdefault(item.loop, []).append((item.future, error))
         for loop, ends in loops.items():
             try:
                 loop.call_soon_threadsafe(_resolve, ends)

@@ -13,6 +13,7 @@ CASES: Final = {
     "P6": "disk full at a publish",
     "P7": "fsync fails",
     "P8": "power cut",
+    "P11": "publisher killed in the middle of a canvas",
     "F1": "killed between the pop and the record of it",
     "F2": "killed while slots are full and a claim is under way",
     "F3": "frozen for longer than the lease",

@@ -33,7 +33,9 @@ class RedisBroker:
     """
 
     interface = api.INTERFACE
-    capabilities = api.BrokerCapabilities(low_first=True, atomic_end=True, max_bytes=MAX_BYTES, keeps_fanouts=False)
+    capabilities = api.BrokerCapabilities(
+        low_first=True, atomic_end=True, atomic_batches=True, max_bytes=MAX_BYTES, keeps_fanouts=False
+    )
     settings: tuple[Setting, ...] = BROKER_SETTINGS
 
     def __init__(self, config: api.BrokerConfig) -> None:

@@ -1,8 +1,8 @@
 """The way of messages into their lists.
 
-What goes into a list is pushed by the plain command, and those who wait are asked for by the next one in the same
-round trip: a script would copy each message twice more. Only where somebody waits for a list that he does not watch
-by himself, a second round trip wakes him.
+What goes into a list is pushed by the plain command (several of them in a transaction), and those who wait are asked
+for by the next one in the same round trip: a script would copy each message twice more. Only where somebody waits for a
+list that he does not watch by himself, a second round trip wakes him.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 _AT_ONCE: Final = 500
 _BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _MOST_WOKEN: Final = 32
+_MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
 _KNOWN: Final = 1000
 _LONG: Final = 8 * 1024
 """Bytes of a body from which on it is not copied once more."""
@@ -150,14 +152,17 @@ class Sender:
     # --- commands -----------------------------------------------------------------------------------------------
 
     def _push(self, link: Link, calls: Sequence[_Call]) -> list[Any]:
-        """One reply or error for each call."""
-        parts: list[bytes] = []
+        """One reply or error for each call. Several are one transaction: a canvas is there wholly or not at all."""
+        together = len(calls) > 1
+        parts: list[bytes] = [_MULTI] if together else []
         waiting: dict[_List, int] = {}
         for call in calls:
             parts.append(call.where.head % (len(call.words) + 2))
             for raw in call.words:
                 parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
             waiting[call.where] = waiting.get(call.where, 0) + len(call.words)
+        if together:
+            parts.append(_EXEC)
         asked = 0
         for where, count in waiting.items():
             # A few more than there is work for: one may be dead, or have found something else to do.
@@ -168,7 +173,9 @@ class Sender:
         found: list[Any] = []
         try:
             link.send_packed(b"".join(parts))
-            for _ in range(len(calls) + asked):
+            if together:
+                found += _transacted(link, len(calls))
+            for _ in range(len(calls) + asked - len(found)):
                 found.append(_answer(link))
         except errors.OperationalError as exc:
             missing = len(calls) - len(found)
@@ -225,6 +232,17 @@ class _Lost(Exception):
 
 def _consumers(replies: Sequence[Any]) -> set[bytes]:
     return {cid for reply in replies if isinstance(reply, list) for cid in reply}
+
+
+def _transacted(link: Link, count: int) -> list[Any]:
+    """The replies to `count` commands between MULTI and EXEC."""
+    said = [_answer(link) for _ in range(count + 2)]
+    done = said.pop()
+    if isinstance(done, list) and len(done) == count:
+        return [link.refused(each) if isinstance(each, exceptions.ResponseError) else each for each in done]
+    # Nothing was done: the first that was refused says why.
+    why = next((each for each in said if isinstance(each, BaseException)), done)
+    return [why if isinstance(why, BaseException) else _Lost(f"an answer to EXEC that is none: {why!r:.80}")] * count
 
 
 def _answer(link: Link) -> Any:
