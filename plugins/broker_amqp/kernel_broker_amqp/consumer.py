@@ -167,7 +167,7 @@ class AmqpConsumer:
             if line is self._line and line.alive and time.monotonic() - self._fetched_at >= IDLE_SECONDS:
                 self._dispatch(line, line.wire.read(0))
                 for tap in line.taps.values():
-                    if tap.pipes:
+                    if tap.pipes or tap.buffer:
                         line.narrow(tap)
         finally:
             self._lock.release()
@@ -201,16 +201,23 @@ class AmqpConsumer:
             if missing > 0 and (missing >= there or not tap.pipes):
                 if len(tap.pipes) >= _PIPES:
                     missing += sum(pipe.prefetch for pipe in tap.pipes)
-                    line.narrow(tap)
+                    line.stop(tap)
                 line.widen(tap, missing)
             elif len(tap.buffer) > 4 * want:
-                now = time.monotonic()
-                if tap.crowded_since is None:
-                    tap.crowded_since = now
-                elif now - tap.crowded_since > _CROWDED_SECONDS:
-                    line.narrow(tap)
+                self._shrink(line, tap)
             else:
                 tap.crowded_since = None
+
+    def _shrink(self, line: Line, tap: Tap) -> None:
+        """First nothing more comes; if what is here lasts for long even so, it is for others to run."""
+        now = time.monotonic()
+        if tap.crowded_since is None:
+            tap.crowded_since = now
+        elif now - tap.crowded_since > _CROWDED_SECONDS:
+            if tap.pipes:
+                line.stop(tap)
+            else:
+                line.narrow(tap)
 
     def _hand_out(self, line: Line, limit: int, max_bytes: int) -> list[Delivery]:
         taps = [tap for tap in line.taps.values() if tap.buffer and not tap.paused]
@@ -288,10 +295,13 @@ class AmqpConsumer:
                 claim = Claim(line, pipe.tap, pipe, tag, args, head, body, now)
                 unsettled[tag] = claim
                 pipe.outstanding += 1
-                if pipe in pipe.tap.pipes:
-                    pipe.tap.buffer.append(claim)
-                else:
+                if pipe.given_up:
                     line.settle([], [claim])
+                else:
+                    pipe.tap.buffer.append(claim)
+            elif method == frames.BASIC_CANCEL_OK:
+                # After this nothing comes of it any more.
+                pipes.pop(args[1 : 1 + args[0]], None)
             elif method == frames.BASIC_CANCEL:
                 self._cancelled(line, frames.read_short(args, 0)[0].encode())
             elif method == frames.CHANNEL_CLOSE:

@@ -61,13 +61,15 @@ class Claim:
 class Pipe:
     """A consumer on the server, with the prefetch that it was made with."""
 
-    __slots__ = ("name", "outstanding", "prefetch", "tap")
+    __slots__ = ("given_up", "name", "outstanding", "prefetch", "tap")
 
     def __init__(self, tap: Tap, name: bytes, prefetch: int) -> None:
         self.tap = tap
         self.name = name
         self.prefetch = prefetch
         self.outstanding = 0
+        self.given_up = False
+        """What still comes of it goes back."""
 
 
 class Tap:
@@ -120,16 +122,23 @@ class Line:
         self.pipes[pipe.name] = pipe
         self.wire.send(consume_frames(self.channel.number, tap.queue, pipe.name, prefetch))
 
-    def narrow(self, tap: Tap) -> None:
-        """End its consumers and give back what was not handed out."""
+    def stop(self, tap: Tap) -> None:
+        """End its consumers. What came of them, or is under way, stays and is handed out."""
         for pipe in tap.pipes:
             self.wire.send(
                 frames.method(self.channel.number, frames.BASIC_CANCEL, bytes((len(pipe.name),)) + pipe.name + b"\0")
             )
         tap.pipes.clear()
+        tap.crowded_since = None
+
+    def narrow(self, tap: Tap) -> None:
+        """End its consumers and give back what was not handed out. Who gets it next, we ourselves perhaps, has to
+        take it for a task that was begun: to be done only where others shall have it."""
+        self.stop(tap)
+        for pipe in self.pipes.values():
+            pipe.given_up = pipe.given_up or pipe.tap is tap
         back = list(tap.buffer)
         tap.buffer.clear()
-        tap.crowded_since = None
         self.settle([], back)
 
     # --- ends ---------------------------------------------------------------------------------------------------
