@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -12,6 +13,7 @@ from redis import exceptions
 from kernel import errors
 
 _REST: Final = 1.0
+_MOMENT: Final = 0.001
 
 
 class Door:
@@ -100,9 +102,17 @@ class Door:
         """End the wait, if there is one; as `answer`."""
         if self._overdue is None:
             return None
-        if not self.ready():
-            self._server.call("CLIENT", "UNBLOCK", self._id)
+        while not self.ready():
+            if self._server.call("CLIENT", "UNBLOCK", self._id):
+                break
+            # It has begun to answer, or not yet to wait: asked over another connection, the server may be ahead.
+            self._pause()
         return self.answer()
+
+    def _pause(self) -> None:
+        """Until something can be read, or for a moment."""
+        if self._link is not None:
+            select.select([self._link], [], [], _MOMENT)
 
     def drop(self) -> None:
         """Throw the connection away; what it moved aside is found by the next claim."""

@@ -42,9 +42,10 @@ local function queue_of(list)
   return at and string.sub(list, 1, at - 1) or list
 end
 
--- Wake a few of those who wait: one may be dead, or have found something else to do.
-local function notify(list, count)
-  for _, set in ipairs({ 'idle', 'idle:first' }) do
+-- Wake a few of those who wait: one may be dead, or have found something else to do. Those who stand at the first list
+-- see by themselves what is pushed there.
+local function notify(list, count, pushed)
+  for _, set in ipairs(pushed and list == queue_of(list) and { 'idle' } or { 'idle', 'idle:first' }) do
     for _, cid in ipairs(redis.call('SPOP', own(queue_of(list), set), math.min(count + 2, 32))) do
       redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
     end
@@ -411,7 +412,7 @@ FINISH: Final = Script(
     + _SETTLE
     + KEEP
     + r"""
-local out, pushed, i = {}, {}, 4
+local out, pushed, later, i = {}, {}, {}, 4
 while ARGV[i] do
   local done = settle(i)
   local records, messages = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
@@ -430,13 +431,14 @@ while ARGV[i] do
         redis.call('LPUSH', list, ARGV[j + 2])
       else
         defer(list, ARGV[j + 2], tonumber(ARGV[j + 1]), 0, 0)
+        later[list] = true
       end
       pushed[list] = (pushed[list] or 0) + 1
     end
   end
   i = i + 3 * messages
 end
-for list, count in pairs(pushed) do notify(list, count) end
+for list, count in pairs(pushed) do notify(list, count, not later[list]) end
 return out
 """
 )

@@ -11,6 +11,8 @@ import pytest
 import redis
 from kernel_broker_redis import RedisBroker, consumer, envelope
 from kernel_broker_redis.consumer import RedisConsumer
+from kernel_broker_redis.door import Door
+from kernel_lib_redis import Script
 
 from kernel import errors
 from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, Settled, Settlement, Verdict
@@ -203,3 +205,17 @@ def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing(
             time.sleep(0.02)
         server.resume()
     assert isinstance(fetching.error, errors.OperationalError)
+
+
+def test_whoever_leaves_before_the_server_heard_him_wait_does_not_stand_there(broker: RedisBroker, client: Any) -> None:
+    """The word that ends the wait goes over another connection, and may be ahead of the wait itself."""
+    door = Door(broker.server, "q", "aside")
+    try:
+        began = time.monotonic()
+        for _ in range(300):
+            door.wait(PATIENCE, Script("return 7"))
+            door.leave()
+        assert not door.waits
+        assert time.monotonic() - began < PATIENCE
+    finally:
+        door.close()
