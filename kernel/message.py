@@ -153,6 +153,13 @@ class Message:
             return json.dumps(self._properties, separators=(",", ":")).encode() if self._properties else b""
         return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
 
+    @property
+    def at_hand(self) -> tuple[Mapping[str, Any] | bytes | str, Mapping[str, Any] | bytes | str]:
+        """Headers and properties in the form in which they are there already, each as `Message` takes it."""
+        headers = self._headers if self._raw_headers is None else self._raw_headers
+        properties = self._properties if self._raw_properties is None else self._raw_properties
+        return {} if headers is None else headers, properties or {}
+
     def replace_headers(self, **changes: Any) -> Message:
         """A copy with some headers changed; the body is shared."""
         return Message(

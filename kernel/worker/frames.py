@@ -1,10 +1,13 @@
-"""Assignments and endings as bytes between the engine and its children: bounded struct headers around
-untouched bytes, and JSON for what is small. Nothing here is stored, so nothing here is versioned.
+"""Assignments and endings as bytes between the engine and its children. Assignments are marshalled: what a broker's
+driver has decoded is not written as text for the child to read again, and what it left as text stays that. Endings,
+which come from processes that run anybody's code, have bounded struct headers around untouched bytes, and JSON for
+what is small. Nothing here is stored, so nothing here is versioned.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -15,9 +18,8 @@ from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
 
-_BATCH: Final = struct.Struct("!QH")  # epoch, count
-# seq, flags, starts, queue, token, obituary, kind of content, properties, headers, body
-_ITEM: Final = struct.Struct("!QBHHHHHHII")
+Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes]
+"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body."""
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
 _DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
 _PAYLOAD: Final = struct.Struct("!II")  # records, parts of chords; what it completes is behind them
@@ -29,7 +31,7 @@ _ARGS, _KWARGS, _PREPARED = 1, 2, 4
 _CHARGED = 1
 _VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
 _CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in enumerate(_VERDICTS)}
-_TEXT_CHARS: Final = 4000  # twelve bytes each at worst, and 65,535 is what the header can say
+_TEXT_CHARS: Final = 4000
 
 KIND_END: Final = b"E"
 KIND_ENDS: Final = b"M"
@@ -70,97 +72,89 @@ def pack_assignment(
     early_ack: bool = False,
     obituary: Obituary | None = None,
     joined: bool = False,
-) -> bytes:
-    """One assignment; several are joined by `pack_batch`. Raises `InvalidTaskError` for a message whose content type
-    or properties are over 64 KiB."""
+) -> Item:
+    """One assignment, for `pack_batch`."""
     message = handed.message
-    end = b""
+    headers, properties = message.at_hand
+    words = None
     if obituary is not None:
-        words = [obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict)]
-        end = json.dumps(words).encode()
-    parts = (
-        handed.queue.encode(),
-        handed.token.encode(),
-        end,
-        f"{message.content_type}\n{message.content_encoding}".encode(),
-        message.raw_properties,
-        message.raw_headers,
-        message.body,
-    )
+        words = (obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict))
     flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0) | (_JOINED if joined else 0)
+    kind = (message.content_type, message.content_encoding)
+    return seq, flags, handed.starts, handed.queue, handed.token, words, kind, headers, properties, message.body
+
+
+def pack_batch(epoch: int, items: list[Item]) -> bytes:
+    """Assignments as a datagram. Raises `InvalidTaskError` when one cannot be handed out: it has 2 GiB, or there is
+    what JSON does not know in its headers.
+
+    Only the same Python reads this, and it has to trust who wrote it: children are our forks or run our executable,
+    and nobody but the engine can write to their inbox.
+    """
     try:
-        head = _ITEM.pack(seq, flags, min(handed.starts, 0xFFFF), *map(len, parts))
-    except struct.error as exc:
-        raise errors.InvalidTaskError(
-            f"a part of the message cannot be handed out (properties and the like: 64 KiB, body: 4 GiB): {exc}"
-        ) from exc
-    return head + b"".join(parts)
+        return marshal.dumps((epoch, items))
+    except ValueError:
+        pass  # not of plain types: it may be of their subclasses
+    try:
+        return marshal.dumps((epoch, [_plain(item) for item in items]))
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise errors.InvalidTaskError(f"a message cannot be handed to a child: {exc}") from exc
 
 
-def pack_batch(epoch: int, items: Sequence[bytes]) -> bytes:
-    return _BATCH.pack(epoch, len(items)) + b"".join(items)
+def _plain(item: Item) -> Item:
+    seq, flags, starts, queue, token, words, (content_type, encoding), *parts, body = item
+    headers, properties = (part if isinstance(part, bytes | str) else json.dumps(part) for part in parts)
+    return (
+        seq,
+        flags,
+        int(starts),
+        str(queue),
+        str(token),
+        words,
+        (str(content_type), str(encoding)),
+        headers,
+        properties,
+        bytes(body),
+    )
 
 
 def unpack_batch(frame: bytes, valid: Callable[[], bool] | None = None) -> tuple[int, list[Assignment]]:
-    """The epoch and the assignments of a datagram. Raises ValueError on damage."""
-    try:
-        epoch, count = _BATCH.unpack_from(frame)
-        return epoch, list(_items(frame, count, valid))
-    except struct.error as exc:
-        raise ValueError(f"damaged datagram of {len(frame)} bytes: {exc}") from exc
+    """The epoch and the assignments of a datagram."""
+    epoch, items = _load(frame)
+    return epoch, [_assignment(item, valid) for item in items]
 
 
 def numbers(frame: bytes) -> list[int]:
     """The sequence numbers in a datagram, whatever else is in it."""
-    _, count = _BATCH.unpack_from(frame)
-    found, at = [], _BATCH.size
-    for _ in range(count):
-        seq, _, _, *lengths = _ITEM.unpack_from(frame, at)
-        found.append(seq)
-        at += _ITEM.size + sum(lengths)
-    return found
+    return [item[0] for item in _load(frame)[1]]
 
 
-def _items(frame: bytes, count: int, valid: Callable[[], bool] | None) -> Iterator[Assignment]:
-    at = _BATCH.size
-    for _ in range(count):
-        seq, flags, starts, n_queue, n_token, n_end, n_kind, n_properties, n_headers, n_body = _ITEM.unpack_from(
-            frame, at
-        )
-        token_at = at + _ITEM.size + n_queue
-        end_at = token_at + n_token
-        kind_at = end_at + n_end
-        properties_at = kind_at + n_kind
-        headers_at = properties_at + n_properties
-        body_at = headers_at + n_headers
-        content_type, _, encoding = frame[kind_at:properties_at].decode().partition("\n")
-        message = Message(
-            frame[headers_at:body_at],
-            frame[body_at : body_at + n_body],
-            content_type=content_type,
-            content_encoding=encoding,
-            properties=frame[properties_at:headers_at],
-        )
-        yield Assignment(
-            seq,
-            message,
-            frame[at + _ITEM.size : token_at].decode(),
-            frame[token_at:end_at].decode(),
-            starts=starts,
-            seen=bool(flags & _SEEN),
-            early_ack=bool(flags & _EARLY),
-            obituary=_obituary(frame[end_at:kind_at]) if n_end else None,
-            joined=bool(flags & _JOINED),
-            valid=valid,
-        )
-        at = body_at + n_body
-    if at != len(frame):
-        raise ValueError(f"datagram of {len(frame)} bytes announces {at}")
+def _load(frame: bytes) -> tuple[int, list[Item]]:
+    epoch, items = marshal.loads(frame)  # noqa: S302 - the engine wrote it
+    return epoch, items
 
 
-def _obituary(text: bytes) -> Obituary:
-    state, error, reason, verdict = json.loads(text)
-    return Obituary(state, error, reason, None if verdict is None else _VERDICTS[verdict])
+def _assignment(item: Item, valid: Callable[[], bool] | None) -> Assignment:
+    seq, flags, starts, queue, token, words, (content_type, content_encoding), headers, properties, body = item
+    message = Message(
+        headers, body, content_type=content_type, content_encoding=content_encoding, properties=properties
+    )
+    return Assignment(
+        seq,
+        message,
+        queue,
+        token,
+        starts=starts,
+        seen=bool(flags & _SEEN),
+        early_ack=bool(flags & _EARLY),
+        obituary=None if words is None else _obituary(*words),
+        joined=bool(flags & _JOINED),
+        valid=valid,
+    )
+
+
+def _obituary(state: str, error: str, text: str, verdict: int | None) -> Obituary:
+    return Obituary(state, error, text, None if verdict is None else _VERDICTS[verdict])
 
 
 # endings ----------------------------------------------------------------------------------------------------

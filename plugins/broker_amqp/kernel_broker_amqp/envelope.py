@@ -77,6 +77,10 @@ class AmqpMessage(Message):
         return _json(known) if known else b""
 
     @property
+    def at_hand(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        return self.headers, self.properties
+
+    @property
     def size(self) -> int:
         return len(self.body) + len(self._head)
 
