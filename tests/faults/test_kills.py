@@ -14,8 +14,11 @@ import pytest
 
 from kernel import states
 from kernel.testing.workers import Project, WorkerProcess, project_in, results_within, wait_for
+from tests.faults.fleet import Rounds
+from tests.faults.table import Tally
 
-pytestmark = pytest.mark.faults
+# The many rounds of `make faults` take minutes.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 CALLBACKS = """
 @app.task
@@ -51,15 +54,16 @@ def test_children_killed_at_random(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("X2")
-def test_the_worker_killed_at_random(tmp_path: Path) -> None:
+def test_the_worker_killed_at_random(tmp_path: Path, tally: Tally, rounds: Rounds) -> None:
     # A slow machine may meet the same task each time.
     with project_in(tmp_path / "p", task_delivery_limit=100) as project:
         results = project.task("work").map_delay([(f"k{n}", 0.01) for n in range(400)])
         generator = random.Random(5)
-        for _ in range(20):
+        for _ in range(rounds(10, 40)):
             worker = WorkerProcess(project, "-c", "2").wait_ready()
             time.sleep(generator.uniform(0.0, 0.25))
             worker.kill()  # asserts that no child outlives it
+            tally.runs += 1
         with WorkerProcess(project, "-c", "2"):
             assert results_within(results, 40) == [f"k{n}" for n in range(400)]
         assert committed(project) == {f"k{n}" for n in range(400)}
@@ -84,12 +88,12 @@ def test_killed_between_receive_and_announcement(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("X4")
-def test_one_segfault_among_innocents_and_the_worker_killed_too(tmp_path: Path) -> None:
+def test_one_segfault_among_innocents_and_the_worker_killed_too(tmp_path: Path, rounds: Rounds) -> None:
     settings = {"task_delivery_limit": 5}
     with project_in(tmp_path / "p", tasks=CALLBACKS, **settings) as project:
         bad = project.task("crash").delay("bad")
         results = project.task("work").map_delay([(f"k{n}", 0.02) for n in range(300)])
-        for _ in range(15):
+        for _ in range(rounds(7, 15)):
             worker = WorkerProcess(project, "-c", "2").wait_ready()
             time.sleep(0.15)
             # On a busy machine that is not enough to get anywhere, and whoever is killed five times is no innocent.

@@ -9,36 +9,26 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kernel import states
 from kernel.testing.proxy import DOWN, HOLD, Proxy
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import WorkerProcess, results_within, wait_for
 from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import client_of, redis_project
+from tests.faults.redis_fleet import redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(one: RedisProcess) -> RedisProcess:
-    """Empty."""
-    with client_of(one) as client:
-        client.flushall()
-    return one
+def server(empty_redis: RedisProcess) -> RedisProcess:
+    return empty_redis
 
 
 @pytest.mark.case("F1")

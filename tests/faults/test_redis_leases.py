@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kernel.testing.proxy import DOWN, UP, Direction, Proxy
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import Project, WorkerProcess, wait_for
 from tests.faults.fleet import Rebooted, Rounds, send, through, with_a_stepping_clock
 from tests.faults.oracle import judge
-from tests.faults.redis_fleet import client_of, redis_project
+from tests.faults.redis_fleet import redis_project
 from tests.faults.table import Tally
 
 # The many rounds of `make faults` take minutes.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(one: RedisProcess) -> RedisProcess:
-    """Empty."""
-    with client_of(one) as client:
-        client.flushall()
-    return one
+def server(empty_redis: RedisProcess) -> RedisProcess:
+    return empty_redis
 
 
 def is_told(worker: WorkerProcess, project: Project, key: str) -> bool:

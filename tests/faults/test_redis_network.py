@@ -7,7 +7,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,18 +24,9 @@ from tests.faults.table import Tally
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(one: RedisProcess) -> RedisProcess:
-    """Empty."""
-    with client_of(one) as client:
-        client.flushall()
-    return one
+def server(empty_redis: RedisProcess) -> RedisProcess:
+    return empty_redis
 
 
 def descriptors(pid: int) -> int:

@@ -34,18 +34,9 @@ from tests.faults.table import Tally
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(one: RedisProcess) -> RedisProcess:
-    """Empty."""
-    with client_of(one) as client:
-        client.flushall()
-    return one
+def server(empty_redis: RedisProcess) -> RedisProcess:
+    return empty_redis
 
 
 def message(number: int, size: int = 0) -> Publication:

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,9 @@ SOON = 5.0
 """Seconds in which a worker consumes again."""
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(one: RedisProcess) -> RedisProcess:
-    """Empty."""
-    with client_of(one) as client:
-        client.flushall()
-    return one
+def server(empty_redis: RedisProcess) -> RedisProcess:
+    return empty_redis
 
 
 @pytest.mark.case("R1", "F16")

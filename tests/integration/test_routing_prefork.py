@@ -13,7 +13,6 @@ import pytest
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settlement, Verdict
 from kernel.routing.topology import worker_direct
-from kernel.testing.rabbitmq import rabbitmq_server
 from kernel.testing.servers import redis_server
 from kernel.testing.workers import Project, WorkerProcess, project_in, wait_for
 
@@ -79,7 +78,7 @@ def project(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             url = stack.enter_context(redis_server()).url
             settings = {"broker": url, "backend": url}
         elif request.param == "amqp":
-            url = stack.enter_context(rabbitmq_server()).url
+            url = request.getfixturevalue("kernel_rabbitmq").add_vhost()
             settings = {"broker": url, "backend": "rpc://"}
         project = stack.enter_context(project_in(folder / "p", tasks=TASKS, **settings))
         first = stack.enter_context(WorkerProcess(project, "-c", "1", "-X", "post,ranked", "-n", "first@%h"))

@@ -18,7 +18,7 @@ import pytest
 from benchmarks.marks import DeliveryError
 from benchmarks.processes import PEERS, peers_python
 from kernel.testing import servers
-from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
+from kernel.testing.rabbitmq import RabbitProcess
 from tests.interop.parties import APPS, Ours, Theirs, Worker, wait_for
 
 SHARED = "both"
@@ -138,19 +138,12 @@ def addresses(combination: str, rabbit: Callable[[], RabbitProcess] | None = Non
         yield urls[0], urls[1]
 
 
-@pytest.fixture(scope="session")
-def rabbit() -> Iterator[RabbitProcess]:
-    """A node for all tests of the folder, each in a virtual host of its own."""
-    with rabbitmq_server() as server:
-        yield server
-
-
 @pytest.fixture(scope="session", params=COMBINATIONS)
 def fleet(
     request: pytest.FixtureRequest, celery_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("interop")
-    node = partial(request.getfixturevalue, "rabbit")
+    node = partial(request.getfixturevalue, "kernel_rabbitmq")
     with addresses(request.param, node) as urls, parties(celery_python, folder, *urls) as fleet:
         fleet.start(*(party.worker(party.queue, SHARED) for party in (fleet.theirs, fleet.ours)))
         yield fleet

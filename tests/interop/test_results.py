@@ -115,7 +115,7 @@ def test_workers_that_keep_results_otherwise(
     """Through workers, and to callers who keep theirs alike."""
     settings = {"result_serializer": serializer, "result_compression": compression}
     variables = {"INTEROP_RESULTS": serializer, **({"INTEROP_PRESS": compression} if compression else {})}
-    node = partial(request.getfixturevalue, "rabbit")
+    node = partial(request.getfixturevalue, "kernel_rabbitmq")
     with addresses(combination, node) as urls, parties(celery_python, tmp_path, *urls) as pair:
         sides = (pair.theirs, pair.ours)
         pair.start(*(side.worker(side.queue, **variables) for side in sides))

@@ -24,7 +24,7 @@ def routed(
 ) -> Iterator[Fleet]:
     """A worker of each system on its own queues at the common exchanges, and clients that know their own alone."""
     folder = tmp_path_factory.mktemp("routed")
-    node = partial(request.getfixturevalue, "rabbit")
+    node = partial(request.getfixturevalue, "kernel_rabbitmq")
     with addresses(request.param, node) as urls, parties(celery_python, folder, *urls) as fleet:
         sides = (fleet.theirs, fleet.ours)
         fleet.start(

@@ -45,8 +45,8 @@ def pair(server: RedisProcess, celery_python: Path, tmp_path: Path) -> Iterator[
 
 
 @pytest.fixture
-def amqp_pair(rabbit: RabbitProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
-    with parties(celery_python, tmp_path, rabbit.add_vhost(), "rpc://") as fleet:
+def amqp_pair(kernel_rabbitmq: RabbitProcess, celery_python: Path, tmp_path: Path) -> Iterator[Fleet]:
+    with parties(celery_python, tmp_path, kernel_rabbitmq.add_vhost(), "rpc://") as fleet:
         yield fleet
 
 
