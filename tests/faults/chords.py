@@ -144,8 +144,7 @@ def killed_at(project: Project, tally: Tally, point: str, rounds: int, *, kept: 
         finally:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
-        # One after the other: of two copies that run at the same moment neither finds the other's record.
-        with WorkerProcess(project, "-c", "1"):
+        with WorkerProcess(project, "-c", "2"):
             judge_chord(project, name, result, 6, tally, within=40, kept=kept)
 
 
@@ -225,7 +224,7 @@ def redelivered_links(project: Project, tally: Tally, steps: list[int]) -> None:
         finally:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
-        # As above.
+        # One after the other: of two copies of a link that run at the same moment neither finds the other's record.
         with WorkerProcess(project, "-c", "1"):
             assert result.get(timeout=40) == f"{name}.9"
             settle(project, 30)

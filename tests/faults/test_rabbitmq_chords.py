@@ -14,8 +14,8 @@ from tests.faults.table import Tally
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
-@pytest.mark.case("C2", note="up to the body's publication: nothing here says afterwards that it was made")
-@pytest.mark.parametrize("point", chords.POINTS[:2])
+@pytest.mark.case("C2")
+@pytest.mark.parametrize("point", chords.POINTS)
 def test_killed_between_the_last_part_and_the_body(
     tmp_path: Path, kernel_rabbitmq_url: str, tally: Tally, rounds: Rounds, point: str
 ) -> None:

@@ -388,6 +388,34 @@ class ForgetsWholly(MemoryBackend):
         self._chords.pop(chord_id, None)
 
 
+class EveryCopyBegins(MemoryBackend):
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        super().begin_body(chord_id, copy, number=number)
+        return True
+
+
+class BeginsOnce(MemoryBackend):
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        before = self._chords[chord_id].copies.get(number or 0) if chord_id in self._chords else None
+        return super().begin_body(chord_id, copy, number=number) and before is None
+
+
+class OneCopyForAll(MemoryBackend):
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        return super().begin_body(chord_id, copy, number=number if number is None else 0)
+
+
+class ForgetsForEach(MemoryBackend):
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        self.forget_chord(chord_id)
+        return super().begin_body(chord_id, copy, number=number)
+
+
+class KeepsTheParts(MemoryBackend):
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        return super().begin_body(chord_id, copy, number=number or 0)
+
+
 class LooksAtTheFirst(MemoryBackend):
     def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[results.ChordState]:
         return [*super().chord_parts(batch[:1]), *[results.ChordState(False, 0, part.size) for part in batch[1:]]]
@@ -464,6 +492,12 @@ class HastyBackendKit(BackendConformance):
         (CompletesForAll, "test_one_of_many_at_once_completes", {}),
         (CompletesOnce, "test_completion_is_told_again_to_the_same_member_alone", {}),
         (ForgetsWholly, "test_a_chord_that_was_forgotten_completes_no_more", {}),
+        (EveryCopyBegins, "test_the_first_copy_of_a_body_begins_and_no_other", {}),
+        (BeginsOnce, "test_the_first_copy_of_a_body_begins_and_no_other", {}),
+        (KeepsTheParts, "test_the_first_copy_of_a_body_begins_and_no_other", {}),
+        (OneCopyForAll, "test_each_task_that_a_body_begins_with_has_its_own_copies", {}),
+        (ForgetsForEach, "test_each_task_that_a_body_begins_with_has_its_own_copies", {}),
+        (EveryCopyBegins, "test_a_body_of_a_chord_that_nobody_knows_begins", {}),
         (LooksAtTheFirst, "test_parts_of_several_chords_in_one_batch", {}),
         (CountsCalls, "test_a_member_that_comes_again_changes_nothing", {}),
         (watching(OnlyNews), "test_a_record_that_exists_counts_as_new", {}),
