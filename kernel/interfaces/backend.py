@@ -272,6 +272,15 @@ class Preparing(Protocol):
         """The record with `prepared`, which counts alone then; None for one that only `store` can store. No I/O."""
         ...
 
+    def prepare_part(self, part: ChordPart) -> ChordPart:
+        """The same for a part, whose record has then what is kept of it in `prepared`. Raises ValueError as
+        `chord_parts`. For a backend with `chords`."""
+        ...
+
+    def prepare_chord(self, chord_id: str) -> str:
+        """What is given to that broker in place of the id of a chord that a settlement completes."""
+        ...
+
 
 @runtime_checkable
 class Announcing(Protocol):

@@ -131,7 +131,7 @@ class Outbox:
 
     def _prepare(self, ending: Ending) -> bool:
         """Make its records ready to be stored by the engine; whether that can be."""
-        if not ending.records:
+        if not (ending.records or ending.completes):
             return True
         if self._preparing is None:
             try:
@@ -148,6 +148,8 @@ class Outbox:
         if len(ready) < len(prepared):
             return False
         ending.records = ready
+        ending.parts = [backend.prepare_part(part) for part in ending.parts]
+        ending.completes = ending.completes and backend.prepare_chord(ending.completes)
         return True
 
     def flush(self) -> None:

@@ -10,7 +10,7 @@ from kernel import errors
 from kernel.interfaces.backend import Backend, ChordPart, Record
 from kernel.interfaces.broker import Broker, Delivery, Settled, Settlement, Verdict
 from kernel.testing.conformance.backend_kit import new_id
-from kernel.testing.conformance.broker_kit import BrokerKit, ack, made, numbers, ready, ready_part
+from kernel.testing.conformance.broker_kit import BrokerKit, ack, made, numbers, ready, ready_chord, ready_part
 
 DONE, STALE, JOINED, STANDING = Settled.DONE, Settled.STALE, Settled.JOINED, Settled.STANDING
 
@@ -53,11 +53,13 @@ class JoinCases(BrokerKit):
         last = member_of(chords, taken[1], chord, size=3)
         last.publications = made(other, 1)
         assert [*consumer.settle([last])] == [JOINED]
-        assert self.nothing(self.consume(broker, other)), "what follows goes with the second settlement"
+        early = self.consume(broker, other)
+        assert self.nothing(early), "what follows goes with the second settlement"
+        early.close()
         assert self.values(chords, chord, taken[1], size=3, index=1) == [b"0", b"1", b"2"]
         stored = chords.load([delivery.message.id for delivery in taken])
         assert [record.result for record in stored if record] == [b"0", b"1", b"2"]
-        body = Settlement(taken[1], Verdict.ACK, publications=made(other, 1), completes=chord)
+        body = Settlement(taken[1], Verdict.ACK, publications=made(other, 1), completes=ready_chord(chords, chord))
         assert [*consumer.settle([body])] == [DONE]
         assert numbers(self.gather(self.consume(broker, other), 1)) == [0]
         assert self.values(chords, chord, taken[1], size=3, index=1) == [], "it is forgotten"
@@ -79,9 +81,11 @@ class JoinCases(BrokerKit):
         for n in joined:
             found = self.values(chords, ids[n % 3], taken[n], size=4, index=n // 3)
             assert found == [b"0", b"1", b"2", b"3"]
-        assert [*consumer.settle([Settlement(taken[n], Verdict.ACK, completes=ids[n % 3]) for n in joined])] == [
-            DONE
-        ] * 3
+        assert [
+            *consumer.settle(
+                [Settlement(taken[n], Verdict.ACK, completes=ready_chord(chords, ids[n % 3])) for n in joined]
+            )
+        ] == [DONE] * 3
 
     def test_whoever_gets_the_last_member_again_joins_again(self, broker: Broker, chords: Backend, queue: str) -> None:
         broker.publish(made(queue, 2))
@@ -95,7 +99,7 @@ class JoinCases(BrokerKit):
         assert (again.message.id, again.seen) == (taken[1].message.id, True)
         part = ready_part(chords, ChordPart(chord, 2, 1, success(again, b"1")))
         assert [*second.settle([Settlement(again, Verdict.ACK, parts=[part])])] == [JOINED]
-        assert [*second.settle([Settlement(again, Verdict.ACK, completes=chord)])] == [DONE]
+        assert [*second.settle([Settlement(again, Verdict.ACK, completes=ready_chord(chords, chord))])] == [DONE]
 
     def test_a_stale_settlement_brings_no_part(self, broker: Broker, chords: Backend, queue: str) -> None:
         broker.publish(made(queue, 1))
@@ -138,7 +142,7 @@ class JoinCases(BrokerKit):
                 Verdict.ACK,
                 records=ready(chords, success(delivery, b"1")),
                 publications=made(other, 1),
-                completes=chord,
+                completes=ready_chord(chords, chord),
             )
             for delivery in taken
         ]
@@ -154,7 +158,9 @@ class JoinCases(BrokerKit):
     ) -> None:
         broker.publish(made(queue, 1))
         consumer = self.consume(broker, queue)
-        end = Settlement(self.one(consumer), Verdict.ACK, publications=made(other, 1), completes=new_id())
+        end = Settlement(
+            self.one(consumer), Verdict.ACK, publications=made(other, 1), completes=ready_chord(chords, new_id())
+        )
         assert [*consumer.settle([end])] == [DONE]
         assert len(self.gather(self.consume(broker, other), 1)) == 1
 

@@ -48,7 +48,12 @@ def ready(backend: Backend, record: Record) -> list[Record]:
 
 def ready_part(backend: Backend, part: ChordPart) -> ChordPart:
     """The part as the broker of its domain takes it."""
-    return part
+    return backend.prepare_part(part) if isinstance(backend, Preparing) else part
+
+
+def ready_chord(backend: Backend, chord_id: str) -> str:
+    """A completed chord as the broker of its domain takes it."""
+    return backend.prepare_chord(chord_id) if isinstance(backend, Preparing) else chord_id
 
 
 class BrokerKit:

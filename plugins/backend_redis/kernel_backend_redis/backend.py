@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from kernel_lib_redis import backend_server, examine, fault, records
@@ -93,7 +94,7 @@ class RedisBackend:
         yield words
 
     def _words(self, record: Record, document: bytes) -> tuple[bytes, ...]:
-        key, state = f"{self._server.prefix}celery-task-meta-{record.id}", record.state
+        key, state = self._key(record.id), record.state
         return (_text(key), _text(state), b"%d" % record.attempt, document, b"%d" % self._lifetime)
 
     def prepare(self, record: Record) -> Record | None:
@@ -173,12 +174,22 @@ class RedisBackend:
             replies = link.scripts(scripts.PART, [self._part(part) for part in batch])
         return [self._chord_state(part, reply) for part, reply in zip(batch, replies, strict=True)]
 
-    def _part(self, part: ChordPart) -> list[object]:
+    def _part(self, part: ChordPart) -> list[bytes]:
         record = part.record
-        index = part.index if part.index >= 0 else "+inf"
+        index = b"%d" % part.index if part.index >= 0 else b"+inf"
         document = chords.encode(record, self._codecs)
-        key = self._group_key(part.chord_id)
-        return [key, part.size, index, _text(record.id), document, self._chord_lifetime]
+        key = _text(self._group_key(part.chord_id))
+        return [key, b"%d" % part.size, index, _text(record.id), document, b"%d" % self._chord_lifetime]
+
+    def prepare_part(self, part: ChordPart) -> ChordPart:
+        if part.size:
+            api.check_part(part)
+        record, words = part.record, (_text(self._key(part.record.id)), *self._part(part))
+        made = Record(id=record.id, state=record.state, attempt=record.attempt, prepared=words)
+        return replace(part, record=made)
+
+    def prepare_chord(self, chord_id: str) -> str:
+        return f"{self._chord_lifetime} {self._group_key(chord_id)}"
 
     def _chord_state(self, part: ChordPart, reply: Any) -> ChordState:
         if isinstance(reply, BaseException):

@@ -1,10 +1,6 @@
 """The parts of chords, under the keys and in the form that Celery keeps them in, so that the members of one chord may
-run in workers of both.
-
-All keys begin with that of the group: ``.j`` has the parts by their index, ``.d`` which they are, ``.s`` how many there
-will be and ``.t`` how many more, ``.c`` who publishes the body. Celery writes a token there that expires, and ``done``
-when the body is published; a member of ours writes its index, so that it may complete the chord again. ``.b`` is ours
-alone: of each task that the body begins with, which copy of its message began first.
+run in workers of both. The keys
+are told in `kernel_lib_redis.chords`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kernel_lib_redis import Script, records
+from kernel_lib_redis import Script, chords, records
 
 # ARGV: of each record what `records.WORDS` says.
 # Answers for each 0 when it was stored, or the document that stands: also one that cannot be read here, since it is
@@ -40,34 +40,14 @@ return 0
 """
 )
 
-# ARGV: key of the group, size (0: whoever made it wrote it), member, id of its task, part, milliseconds to live (0: for
-# ever). Answers how many there are and will be; behind that, when this member completed it, all parts in order.
+# ARGV: what `chords.WORDS` says, from the key of the group on. Answers how many parts there are and will be; behind
+# that, when this member completed the chord, all parts in order.
 PART: Final = Script(
-    r"""
-local key, member, life = ARGV[1], ARGV[3], ARGV[6]
-local parts, ids, size, more, claim = key .. '.j', key .. '.d', key .. '.s', key .. '.t', key .. '.c'
-local by = redis.call('GET', claim)
-if by == 'done' then return { 0, 0 } end
-local name = ARGV[4] .. ':' .. member
-if redis.call('SADD', ids, name) == 1 then
-  redis.call('ZADD', parts, member, ARGV[5])
-  if ARGV[2] ~= '0' then redis.call('SET', size, ARGV[2]) end
-  if life ~= '0' then
-    for _, each in ipairs({ parts, ids, size, more }) do redis.call('PEXPIRE', each, life) end
-  end
-end
-local count, all = redis.call('ZCARD', parts), tonumber(redis.call('GET', size) or 0)
-if all == 0 then return { count, 0 } end
-all = all + tonumber(redis.call('GET', more) or 0)
-if count < all then return { count, all } end
-local mine = 'kernel:' .. name
-if not by then
-  redis.call('SET', claim, mine)
-  if life ~= '0' then redis.call('PEXPIRE', claim, life) end
-  by = mine
-end
-if by ~= mine then return { count, all } end
-local out = redis.call('ZRANGE', parts, 0, -1)
+    chords.BRING
+    + r"""
+local count, all, complete = bring(unpack(ARGV))
+if not complete then return { count, all } end
+local out = redis.call('ZRANGE', ARGV[1] .. '.j', 0, -1)
 table.insert(out, 1, all)
 table.insert(out, 1, count)
 return out
@@ -89,22 +69,9 @@ return 0
 """
 )
 
-# Deletes the parts, if there are any, and remembers that there were some.
-_FORGET: Final = r"""
-local function forget(key, life)
-  if redis.call('UNLINK', key .. '.j') == 0 then return end
-  redis.call('UNLINK', key .. '.d', key .. '.s', key .. '.t')
-  if life == '0' then
-    redis.call('SET', key .. '.c', 'done')
-  else
-    redis.call('SET', key .. '.c', 'done', 'PX', life)
-  end
-end
-"""
-
 # ARGV: key of the group, milliseconds to live (0: for ever).
 FORGET: Final = Script(
-    _FORGET
+    chords.FORGET
     + r"""
 forget(ARGV[1], ARGV[2])
 return 0
@@ -114,7 +81,7 @@ return 0
 # ARGV: key of the group, milliseconds to live (0: for ever), number of the task, its copy, 1 where the parts are of no
 # more use. Answers whether it is the first copy.
 BEGIN: Final = Script(
-    _FORGET
+    chords.FORGET
     + r"""
 local key, life = ARGV[1], ARGV[2]
 local copies = key .. '.b'

@@ -26,14 +26,14 @@ def is_claim(lists: int) -> Callable[[Any], bool]:
     return fits
 
 
-def is_outcomes(count: int) -> Callable[[Any], bool]:
-    """Whether this tells of so many claims whether they were there."""
+def is_outcomes(count: int, most: int = 1) -> Callable[[Any], bool]:
+    """Whether this tells of so many claims whether they were there, or what became of them by numbers up to `most`."""
 
     def fits(reply: Any) -> bool:
         return (
             isinstance(reply, list)
             and len(reply) == count
-            and all(type(word) is int and 0 <= word <= 1 for word in reply)
+            and all(type(word) is int and 0 <= word <= most for word in reply)
         )
 
     return fits

@@ -34,7 +34,12 @@ class RedisBroker:
 
     interface = api.INTERFACE
     capabilities = api.BrokerCapabilities(
-        low_first=True, atomic_end=True, atomic_batches=True, max_bytes=MAX_BYTES, keeps_fanouts=False
+        low_first=True,
+        atomic_end=True,
+        atomic_batches=True,
+        atomic_chords=True,
+        max_bytes=MAX_BYTES,
+        keeps_fanouts=False,
     )
     settings: tuple[Setting, ...] = BROKER_SETTINGS
 

@@ -33,6 +33,8 @@ _MAX_REASON: Final = 4000
 _AT_ONCE: Final = 1000
 _BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _RESTORED_AT_ONCE: Final = 100
+_OUTCOMES: Final = (Settled.STALE, Settled.DONE, Settled.JOINED, Settled.STANDING)
+"""By the numbers that the server answers."""
 _FORGOTTEN: Final = 2
 """How a server tells that it began with nothing since we last heard of it."""
 
@@ -319,20 +321,20 @@ class RedisConsumer:
                 raise
             for at in mine:
                 token = settlements[at].delivery.token
-                if done[at] or token in self._unsure:
-                    found[at] = Settled.DONE
+                found[at] = _OUTCOMES[done[at] or int(token in self._unsure)]
                 self._unsure.discard(token)
-                self._note(settlements[at])
+                if found[at] in (Settled.DONE, Settled.STALE):
+                    self._note(settlements[at])
         return found
 
     def _settle(self, settlements: Sequence[Settlement], mine: Sequence[int]) -> dict[int, int]:
-        """Of each of these, whether it was there. What was there is noted as settled."""
+        """What became of each of these (`_OUTCOMES`). What was settled is noted as that."""
         acks: list[int] = []
         whole: list[int] = []
         rest: list[int] = []
         for at in mine:
             item = settlements[at]
-            if item.records or item.publications:
+            if _is_whole(item):
                 whole.append(at)
             else:
                 (acks if item.verdict is Verdict.ACK else rest).append(at)
@@ -343,15 +345,15 @@ class RedisConsumer:
         done = dict(zip(acks, self._ack(settlements, acks), strict=True))
         done.update(zip(rest, self._end(settlements, rest), strict=True))
         done.update(zip(whole, self._finish(finishes), strict=True))
-        for at, was_there in done.items():
-            if was_there:
+        for at, outcome in done.items():
+            if _OUTCOMES[outcome] is Settled.DONE:
                 self._note(settlements[at])
         return done
 
     def _note(self, item: Settlement) -> None:
         number = item.delivery.key[1]
         # A server that had not heard of an end with records or messages has not got these either.
-        if item.verdict is Verdict.ACK and not (item.records or item.publications):
+        if item.verdict is Verdict.ACK and not _is_whole(item):
             self._held.acknowledged(number)
         else:
             self._held.put_back(number)
@@ -399,12 +401,14 @@ class RedisConsumer:
     def _finish(self, finishes: Sequence[tuple[int, list[object]]]) -> list[int]:
         done: list[int] = []
         for count, words in finishes:
-            done += self._run(scripts.FINISH, *words, fits=answers.is_outcomes(count))
+            done += self._run(scripts.FINISH, *words, fits=answers.is_outcomes(count, len(_OUTCOMES) - 1))
         return done
 
     def _finish_words(self, item: Settlement) -> list[object]:
-        words = [*_end_words(item), len(item.records), len(item.publications)]
-        for record in item.records:
+        life, _, chord = item.completes.partition(" ")
+        counts = len(item.records), len(item.parts), len(item.publications)
+        words = [*_end_words(item), *counts, life, chord]
+        for record in (*item.records, *(part.record for part in item.parts)):
             words += record.prepared
         for publication in item.publications:
             words += self._place(publication)
@@ -516,6 +520,11 @@ class RedisConsumer:
                 self._run(scripts.RELEASE)
         finally:
             self._closed(self)
+
+
+def _is_whole(item: Settlement) -> bool:
+    """Whether more than a verdict belongs to it."""
+    return bool(item.records or item.publications or item.parts or item.completes)
 
 
 def _end_words(item: Settlement) -> tuple[object, ...]:

@@ -25,8 +25,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kernel_lib_redis import Script
-from kernel_lib_redis.records import KEEP
+from kernel_lib_redis import Script, chords, records
 
 _COMMON: Final = r"""
 local P, SEP = ARGV[1], ARGV[2]
@@ -404,39 +403,68 @@ return out
 """
 )
 
-# ARGV: prefix, sep, consumer; then of each claim the words of `settle`, how many records and how many messages come
-# with its end, the words of the records, and of each message its list, when it is due (ms, or nothing), and itself.
+# ARGV: prefix, sep, consumer; then of each claim the words of `settle`; how many records, parts of chords and messages
+# come with its end; of the chord that is over with it the milliseconds its mark lives and its key, or two empty words;
+# the words of the records and of the parts; and of each message its list, when it is due (ms, or nothing), and itself.
+# Answers for each 0 when the claim is not there; 1 when it is settled; 2 when it stands, since a chord is complete with
+# it, and 3 when it stands since the member had ended before.
 FINISH: Final = Script(
     _COMMON
     + _DESPITE
     + _SETTLE
-    + KEEP
+    + records.KEEP
+    + chords.BRING
+    + chords.FORGET
     + r"""
-local out, pushed, later, i = {}, {}, {}, 4
+local pushed, later = {}, {}
+
+local function publish(first, last)
+  for i = first, last, 3 do
+    local list = ARGV[i]
+    if ARGV[i + 1] == '' then
+      redis.call('LPUSH', list, ARGV[i + 2])
+    else
+      defer(list, ARGV[i + 2], tonumber(ARGV[i + 1]), 0, 0)
+      later[list] = true
+    end
+    pushed[list] = (pushed[list] or 0) + 1
+  end
+end
+
+-- Whether the record of a member is not the one that counts.
+local function stands(first, last, key)
+  for i = first, last, 5 do
+    if ARGV[i] == key and not gives_way(key, ARGV[i + 2], true) then return true end
+  end
+  return false
+end
+
+local function finish(i, records, parts, messages)
+  if redis.call('HEXISTS', own(ARGV[i], 'held:' .. ARGV[3]), ARGV[i + 1]) == 0 then return 0 end
+  local life, over = ARGV[i + 9], ARGV[i + 10]
+  if over ~= '' and redis.call('GET', over .. '.c') == 'done' then return settle(i) end
+  local first, complete = i + 11, false
+  local behind = first + 5 * records
+  for j = behind, behind + 7 * (parts - 1), 7 do
+    if stands(first, behind - 1, ARGV[j]) then return 3 end
+  end
+  for j = first, behind - 1, 5 do keep(ARGV[j], ARGV[j + 2], ARGV[j + 3], ARGV[j + 4], true) end
+  for j = behind, behind + 7 * (parts - 1), 7 do
+    local _, _, last = bring(unpack(ARGV, j + 1, j + 6))
+    complete = complete or last
+  end
+  if complete then return 2 end
+  if over ~= '' then forget(over, life) end
+  behind = behind + 7 * parts
+  publish(behind, behind + 3 * messages - 1)
+  return settle(i)
+end
+
+local out, i = {}, 4
 while ARGV[i] do
-  local done = settle(i)
-  local records, messages = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
-  out[#out + 1], i = done, i + 8
-  if done == 1 then
-    for j = i, i + 5 * (records - 1), 5 do
-      -- What cannot be read here gives way: whoever claimed the message again has looked for its end before.
-      keep(ARGV[j], ARGV[j + 2], ARGV[j + 3], ARGV[j + 4], true)
-    end
-  end
-  i = i + 5 * records
-  if done == 1 then
-    for j = i, i + 3 * (messages - 1), 3 do
-      local list = ARGV[j]
-      if ARGV[j + 1] == '' then
-        redis.call('LPUSH', list, ARGV[j + 2])
-      else
-        defer(list, ARGV[j + 2], tonumber(ARGV[j + 1]), 0, 0)
-        later[list] = true
-      end
-      pushed[list] = (pushed[list] or 0) + 1
-    end
-  end
-  i = i + 3 * messages
+  local records, parts, messages = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
+  out[#out + 1] = finish(i, records, parts, messages)
+  i = i + 11 + 5 * records + 7 * parts + 3 * messages
 end
 for list, count in pairs(pushed) do notify(list, count, not later[list]) end
 return out

@@ -15,6 +15,7 @@ local ready = { SUCCESS = true, FAILURE = true, REVOKED = true }
 -- Documents of both systems begin with the state, so most are not read whole.
 local function standing(key)
   local head = redis.call('GETRANGE', key, 0, 160)
+  if head == '' then return 'PENDING', 0 end
   if string.byte(head) ~= 123 then return nil, 0 end
   local state = string.match(head, '^{"status": "([^"\\]*)", ')
   if state then
@@ -33,17 +34,18 @@ local function set(key, document, life, ...)
   return redis.call('SET', key, document, 'PX', life, ...)
 end
 
--- Store and announce a record, unless one stands that does not give way; whether it was stored. `unreadable` is the
--- answer about one that cannot be read.
+-- Whether what stands gives way to a record of this attempt. `unreadable` is the answer about what cannot be read.
+local function gives_way(key, attempt, unreadable)
+  local state, before = standing(key)
+  if not state then return unreadable end
+  attempt = tonumber(attempt)
+  return state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state])
+end
+
+-- Store and announce a record, unless one stands that does not give way; whether it was stored.
 local function keep(key, attempt, document, life, unreadable)
   local wins = set(key, document, life, 'NX')
-  if not wins then
-    local state, before = standing(key)
-    attempt = tonumber(attempt)
-    wins = not state and unreadable
-      or state and state ~= 'SUCCESS' and attempt >= before and (attempt > before or not ready[state])
-    if wins then set(key, document, life) end
-  end
+  if not wins and gives_way(key, attempt, unreadable) then wins = set(key, document, life) end
   if wins then redis.call('PUBLISH', key, document) end
   return wins
 end
