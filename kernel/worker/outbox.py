@@ -131,7 +131,7 @@ class Outbox:
 
     def _prepare(self, ending: Ending) -> bool:
         """Make its records ready to be stored by the engine; whether that can be."""
-        if not (ending.records or ending.completes):
+        if not (ending.records or ending.parts or ending.completes):
             return True
         if self._preparing is None:
             try:

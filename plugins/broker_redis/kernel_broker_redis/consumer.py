@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import Listener, RedisServer, unfitting
+from kernel_lib_redis import Listener, RedisServer, chords, records, unfitting
 
 from kernel import errors
+from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel.message import Publication
 from kernel_broker_redis import answers, envelope, scripts
@@ -408,8 +409,10 @@ class RedisConsumer:
         life, _, chord = item.completes.partition(" ")
         counts = len(item.records), len(item.parts), len(item.publications)
         words = [*_end_words(item), *counts, life, chord]
-        for record in (*item.records, *(part.record for part in item.parts)):
-            words += record.prepared
+        for record in item.records:
+            words += _prepared(record, records.WORDS)
+        for part in item.parts:
+            words += _prepared(part.record, chords.WORDS)
         for publication in item.publications:
             words += self._place(publication)
         return words
@@ -520,6 +523,16 @@ class RedisConsumer:
                 self._run(scripts.RELEASE)
         finally:
             self._closed(self)
+
+
+def _prepared(record: Record, count: int) -> Sequence[bytes]:
+    """Raises ValueError for what the script could not read."""
+    if len(record.prepared) != count:
+        raise ValueError(
+            f"the record of {record.id} comes with {len(record.prepared)} words, and the Redis broker stores those of "
+            f"{count} that the Redis result backend prepares"
+        )
+    return record.prepared
 
 
 def _is_whole(item: Settlement) -> bool:
