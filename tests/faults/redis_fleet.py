@@ -15,9 +15,13 @@ from tests.faults.fleet import fleet_project
 
 
 @contextlib.contextmanager
-def redis_project(folder: Path, server: RedisProcess, *, results: bool = True, **settings: Any) -> Iterator[Project]:
-    """`fleet_project` on `server`. Without `results` none are stored."""
-    with fleet_project(folder, server.url, backend=server.url if results else None, **settings) as project:
+def redis_project(
+    folder: Path, server: RedisProcess, *, results: bool = True, apart: bool = False, **settings: Any
+) -> Iterator[Project]:
+    """`fleet_project` on `server`. Without `results` none are stored; `apart` in another database, where they cannot be
+    stored in the step that ends a task."""
+    place = server.url.removesuffix("/0") + "/1" if apart else server.url
+    with fleet_project(folder, server.url, backend=place if results else None, **settings) as project:
         yield project
 
 

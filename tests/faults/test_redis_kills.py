@@ -205,10 +205,10 @@ def grind(key, seconds):
         assert set(project.counts("BEGIN").values()) == {1}
 
 
-POINTS = ["claim.done=kill@1", "result.stored=kill@1", "settle.sent=kill@1"]
+POINTS = ["claim.done=kill@1", "settle.before=kill@1", "settle.sent=kill@1"]
+APART = ["result.stored=kill@1", "successors.published=kill@1"]
 MORE_POINTS = [
     "child.started=kill@2",
-    "settle.before=kill@1",
     "child.taken=kill@2",
     "child.announced=kill@2",
     "task.decided=kill@2",
@@ -218,11 +218,11 @@ MORE_POINTS = [
 
 @pytest.mark.case("A1")
 @pytest.mark.parametrize(
-    "point", [*POINTS, *(pytest.param(point, marks=pytest.mark.thorough) for point in MORE_POINTS)]
+    "point", [*POINTS, *APART, *(pytest.param(point, marks=pytest.mark.thorough) for point in MORE_POINTS)]
 )
 def test_every_arrow_of_an_end(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, point: str) -> None:
     """Whatever the moment: every task commits, has one result, and its callback is published under one id."""
-    with redis_project(tmp_path, server, worker_lease=1.0) as project:
+    with redis_project(tmp_path, server, apart=point in APART, worker_lease=1.0) as project:
         work, after = project.task("work"), project.task("after")
         for number in range(rounds(1, 6)):
             keys = [f"k{number}.{n}" for n in range(8)]
