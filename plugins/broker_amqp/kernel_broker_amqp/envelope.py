@@ -7,7 +7,7 @@ their story. It is taken out again before anyone sees the headers, as is what th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,12 +28,13 @@ State = Mapping[str, Any]
 
 
 class AmqpMessage(Message):
-    """A message as it came; nothing is decoded before it is asked for."""
+    """A message as it came; nothing is decoded before it is asked for, the headers by `load`."""
 
-    __slots__ = ("_at", "_flags", "_head", "_table")
+    __slots__ = ("_at", "_flags", "_head", "_load", "_table")
 
-    def __init__(self, head: bytes, body: bytes) -> None:
+    def __init__(self, head: bytes, body: bytes, load: Callable[[bytes], dict[str, Any]] = tables.load) -> None:
         self._head = head
+        self._load = load
         try:
             self.content_type, self.content_encoding, self._table, self._flags, self._at = properties.split(head)
         except errors.InvalidTaskError:
@@ -50,7 +51,7 @@ class AmqpMessage(Message):
     @property
     def headers(self) -> dict[str, Any]:
         if self._headers is None:
-            found = tables.load(self._table) if self._table else {}
+            found = self._load(self._table) if self._table else {}
             self._headers = _public(found) if _MARK in self._table else found
         return self._headers
 

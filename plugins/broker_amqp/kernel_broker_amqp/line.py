@@ -11,6 +11,7 @@ from typing import Final
 
 from kernel_lib_amqp import Wire, frames
 from kernel_lib_amqp.channel import Channel
+from kernel_lib_amqp.layouts import Layouts
 
 from kernel_broker_amqp.delays import LADDER
 from kernel_broker_amqp.envelope import AmqpMessage, due_of, state
@@ -45,7 +46,7 @@ class Claim:
 
     def read(self) -> AmqpMessage:
         if self.message is None:
-            self.message = AmqpMessage(self.head, self.body)
+            self.message = AmqpMessage(self.head, self.body, self.line.layouts.load)
         return self.message
 
     def is_early(self, now: float) -> bool:
@@ -102,6 +103,7 @@ class Line:
         self.taps = {queue: Tap(queue) for queue in queues}
         self.pipes: dict[bytes, Pipe] = {}
         self.unsettled: dict[int, Claim] = {}
+        self.layouts = Layouts()
         self.moves: dict[str, Claim] = {}
         self.holds: set[str] = set()
         self.lapsed = False

@@ -152,7 +152,7 @@ def _load_fields(data: bytes, at: int, end: int, depth: int) -> dict[str, Any]:
             stop = at + 4 + _u32(data, at)[0]
             if stop > end:
                 raise ValueError("a text runs over the end")
-            found[name] = _text(data[at + 4 : stop])
+            found[name] = text(data[at + 4 : stop])
             at = stop
         elif kind == 0x56:  # V
             found[name] = None
@@ -163,13 +163,14 @@ def _load_fields(data: bytes, at: int, end: int, depth: int) -> dict[str, Any]:
             found[name] = _i32(data, at)[0]
             at += 4
         else:
-            found[name], at = _load_value(data, kind, at, end, depth)
+            found[name], at = load_value(data, kind, at, end, depth)
     if at != end:
         raise ValueError("a field runs over the end")
     return found
 
 
-def _text(raw: bytes) -> Any:
+def text(raw: bytes) -> Any:
+    """A text, or whatever bytes are in its place."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -185,7 +186,7 @@ def _load_array(data: bytes, at: int, end: int, depth: int) -> list[Any]:
         raise ValueError(f"nested deeper than {_DEPTH}")
     found: list[Any] = []
     while at < end:
-        value, at = _load_value(data, data[at], at + 1, end, depth)
+        value, at = load_value(data, data[at], at + 1, end, depth)
         found.append(value)
     if at != end:
         raise ValueError("a value runs over the end of its list")
@@ -207,7 +208,8 @@ _SCALARS: Final = {
 }
 
 
-def _load_value(data: bytes, kind: int, at: int, end: int, depth: int) -> tuple[Any, int]:
+def load_value(data: bytes, kind: int, at: int, end: int, depth: int) -> tuple[Any, int]:
+    """The value of that kind at `at`, and where the next field begins."""
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         return scalar[0](data, at)[0], at + scalar[1]
@@ -223,7 +225,7 @@ def _load_value(data: bytes, kind: int, at: int, end: int, depth: int) -> tuple[
     if stop > end:
         raise ValueError("a field runs over the end")
     if kind == 0x53 or kind == 0x78:  # S x
-        return _text(data[at + 4 : stop]), stop
+        return text(data[at + 4 : stop]), stop
     if kind == 0x46:  # F
         return _load_fields(data, at + 4, stop, depth + 1), stop
     if kind == 0x41:  # A

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_lib_amqp import ConnectionLost, frames, parse, properties, tables
 from kernel_lib_amqp.frames import Parser
+from kernel_lib_amqp.layouts import Layouts
 
 from kernel import errors
 
@@ -162,3 +164,44 @@ def test_certificates_are_verified_unless_told_otherwise() -> None:
 def test_what_is_no_url_is_told_so(url: str) -> None:
     with pytest.raises(errors.ImproperlyConfigured, match=r"\w"):
         parse(url)
+
+
+ALIKE = st.fixed_dictionaries(
+    {"id": st.text(max_size=9), "eta": st.none() | st.text(max_size=3), "n": st.integers(-(2**31), 2**31 - 1)},
+    optional={"stamps": st.just({}) | st.just({"a": [1]}), "flag": st.booleans(), "last": st.floats(allow_nan=False)},
+)
+
+
+@given(st.lists(ALIKE | TABLES, max_size=20))
+def test_tables_that_are_alike_come_back_each_as_it_was(given_: list[dict[str, Any]]) -> None:
+    layouts = Layouts()
+    for table in given_:
+        found = layouts.load(tables.dump(table))
+        assert repr(found) == repr(table)  # in its order, too
+        for value in found.values():
+            if isinstance(value, dict):
+                value["changed"] = True  # by whoever has this message, and in no other
+
+
+@given(ALIKE, st.data())
+def test_a_table_that_was_damaged_is_read_as_without_a_model(table: dict[str, Any], data: st.DataObject) -> None:
+    layouts, raw = Layouts(), bytearray(tables.dump(table))
+    layouts.load(bytes(raw))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] = data.draw(st.integers(0, 255))
+    damaged = bytes(raw[: data.draw(st.integers(4, len(raw)))])
+    assert read(layouts.load, damaged) == read(tables.load, damaged)
+
+
+def read(load: Callable[[bytes], dict[str, Any]], table: bytes) -> str:
+    try:
+        return repr(load(table))
+    except errors.InvalidTaskError:
+        return "refused"
+
+
+def test_a_name_that_is_there_twice_makes_no_model() -> None:
+    layouts = Layouts()
+    twice = b"\x01aI\0\0\0\1\x01aI\0\0\0\2"
+    for _ in range(2):
+        assert layouts.load(struct.pack(">I", len(twice)) + twice) == {"a": 2}
