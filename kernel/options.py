@@ -109,12 +109,17 @@ class CallOptions(TypedDict, total=False):
     confirm_timeout: float | None
     declare: Iterable[Any] | None
     result_cls: Callable[..., Any] | None
+    router: Any
+    route_name: str | None
+    task_type: Any
 
 
 SENDING: Final = frozenset(
     {"producer", "publisher", "connection", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"}
 )
 """Options that say how a call is sent, and are no part of it."""
+ROUTED: Final = frozenset({"router", "route_name", "task_type"})
+"""Options that say who is asked where a call goes, and as what."""
 FOLLOWING: Final = frozenset({"link", "link_error", "chain", "chord"})
 """Options that say what comes after a call."""
 
@@ -144,11 +149,8 @@ NOT_SERVED: Final[Mapping[str, str]] = {
 
 _EXCEPTIONS: Final = ("autoretry_for", "dont_autoretry_for", "throws")
 _NUMBERS: Final = ("max_retries", "default_retry_delay", "time_limit", "soft_time_limit", "retry_backoff_max")
-# Options of Celery's calls that replace a part of its machinery, which ours has not.
+# An option of Celery's calls that replaces a part of its machinery, which ours has not.
 _MACHINERY: Final[Mapping[str, str]] = {
-    "router": "a plugin with the hook kernel_route decides where calls go",
-    "route_name": "give the call its queue, or route it in a plugin with the hook kernel_route",
-    "task_type": "options of the registered task count by themselves; give others to the call",
     "event_dispatcher": "a plugin with the hook kernel_publish_end hears of every message",
 }
 _IGNORED: Final = frozenset({"mandatory", "immediate", "logfile", "loglevel"})

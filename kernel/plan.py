@@ -95,7 +95,7 @@ class Plan:
         self.reply_to = reply_to
         self.origin = origin
         self.depth: int = conf.task_repr_maxlevels
-        self.general, self.own = _general(task, conf), _own(task)
+        self.general, self.own = _general(task, conf), own_options(task)
         self.fixed = routing.fixed
         route = routing.find(name, (), {}, {}, task) if self.fixed else {}
         self.options = options = layered(self.general, route, self.own)
@@ -203,7 +203,7 @@ def delivery_mode(options: Mapping[str, Any], address: Address, default: int | s
     return default
 
 
-def _own(task: Task[..., Any] | None) -> dict[str, Any]:
+def own_options(task: Task[..., Any] | None) -> dict[str, Any]:
     """What the task itself says of its calls; what it has from the settings is not its own."""
     found: dict[str, Any] = {}
     if task is None:

@@ -17,7 +17,7 @@ from kernel.config import version
 from kernel.deliver import Delivering, RetryPolicy
 from kernel.message import Message, Publication
 from kernel.naming import derive_id, new_id, process_name
-from kernel.options import CALL_OPTIONS, split_call_options
+from kernel.options import CALL_OPTIONS, ROUTED, split_call_options
 from kernel.plan import Plan
 from kernel.request import RESERVED_HEADERS, Request, check_headers, parse_time_limits, running_request
 from kernel.routing.address import PLACE, Address, layered
@@ -99,6 +99,11 @@ class Publisher:
         """The task was registered or changed."""
         self._plans.pop(name, None)
 
+    def flush(self) -> None:
+        """Work out anew where calls go: settings may have been changed in place."""
+        self.routing.flush()
+        self._plans = {}
+
     def _lineage(self, call: Call) -> tuple[str, str, str | None]:
         options = call.options
         task_id = call.task_id or options.get("task_id") or new_id()
@@ -164,7 +169,10 @@ class Publisher:
 
     def _merge(self, made: Plan, call: Call, given: dict[str, Any]) -> tuple[dict[str, Any], Address]:
         """What the settings say, under the route, under the task's own options, under what the caller says."""
-        if made.fixed:
+        otherwise = not ROUTED.isdisjoint(given)
+        if otherwise:
+            options = self._routed_otherwise(made, call, given)
+        elif made.fixed:
             options = layered(made.options, given)
         else:
             route = self.routing.find(call.name, call.args, call.kwargs, given, made.task)
@@ -176,9 +184,28 @@ class Publisher:
             properties = {name: options.pop(name) for name in options.keys() - CALL_OPTIONS}
             # What a route says and no option is called: it goes along, as with the caller's own.
             options["properties"] = {**properties, **(options.get("properties") or {})}
-        if made.addressed and PLACE.isdisjoint(given):
+        if made.addressed and PLACE.isdisjoint(given) and not otherwise:
             return options, made.address
         return options, self.routing.address(options)
+
+    def _routed_otherwise(self, made: Plan, call: Call, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a call that says who routes it (`router`), under which name (`route_name`), or as which task
+        (`task_type`)."""
+        router, name, task = given.get("router"), given.get("route_name") or call.name, given.get("task_type")
+        given = {option: value for option, value in given.items() if option not in ROUTED}
+        if task is not None and not isinstance(getattr(task, "name", None), str):
+            raise TypeError(f"task_type is {task!r:.80}; a task is needed")
+        own, task = (made.own, made.task) if task is None else (plan.own_options(task), task)
+        if router is None:
+            return layered(made.general, self.routing.find(name, call.args, call.kwargs, given, task), own, given)
+        ask = None if isinstance(router, type) else getattr(router, "route", None)
+        found = ask(layered(own, given), name, call.args, call.kwargs, task) if callable(ask) else None
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"router is {router!r:.80}; an object is needed whose route(options, name, args, kwargs, task) returns "
+                "the options of the call, such as app.amqp.router"
+            )
+        return layered(made.general, found)
 
     def _priority(self, options: Mapping[str, Any]) -> int:
         priority = options.get("priority")

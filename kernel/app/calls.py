@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
 from kernel.app.oncommit import HeldCall, is_own_way, split_session, unit_for
 from kernel.app.ways import way_of
 from kernel.call import Call
 from kernel.naming import new_id
-from kernel.options import FOLLOWING, SENDING, split_call_options
+from kernel.options import FOLLOWING, ROUTED, SENDING, split_call_options
 from kernel.result import AsyncResult
 from kernel.routing.spread import declare_entities
 from kernel.task import Task
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from kernel.interfaces.unit import Unit
     from kernel.message import Publication
     from kernel.request import Request
+
+_NOT_HERE: Final = ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta")
+"""Options that mean nothing to what runs here."""
 
 
 class Calls:
@@ -307,7 +310,7 @@ class Calls:
         codecs, serializer = self._app.codecs, known.get("serializer") or task.serializer
         body = codecs.encode_body(args, kwargs, serializer=serializer)[0]
         args, kwargs, _ = codecs.serializer(serializer).loads(body)
-        for name in ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta", *SENDING):
+        for name in (*_NOT_HERE, *SENDING, *ROUTED):
             known.pop(name, None)
         # Whoever called it holds the result of a call, whichever way it was run.
         return task.apply(args, kwargs, **known)  # type: ignore[return-value]

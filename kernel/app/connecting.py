@@ -36,6 +36,7 @@ class Connecting:
     if TYPE_CHECKING:
         conf: Settings
         addresses: Addresses
+        _amqp: Amqp | None
 
         @property
         def opened(self) -> Opened: ...
@@ -74,10 +75,12 @@ class Connecting:
 
     @property
     def amqp(self) -> Amqp:
-        """Producers under the name that users know, whatever the broker is."""
-        from kernel.app.amqp import Amqp
+        """Producers, queues and routes under the names that users know, whatever the broker is."""
+        if self._amqp is None:
+            from kernel.app.amqp import Amqp
 
-        return Amqp(self)  # type: ignore[arg-type]
+            self._amqp = Amqp(self)  # type: ignore[arg-type]
+        return self._amqp
 
     @contextlib.contextmanager
     def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> Iterator[Any]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kernel import groupresult
     from kernel import result as result_module
     from kernel.app.aio import Bridge
+    from kernel.app.amqp import Amqp
     from kernel.app.calls import Calls
     from kernel.app.opened import Opened
     from kernel.blueprint import Blueprint
@@ -95,6 +96,7 @@ class Kernel(Connecting):
         self._discoveries: list[Discovery] = []
         self._codecs: Codecs | None = None
         self._calls: Calls | None = None
+        self._amqp: Amqp | None = None
         given = {"broker_url": broker, "result_backend": backend, "include": include, **settings}
         named = [plugin for plugin in plugins if isinstance(plugin, str)]
         if named:

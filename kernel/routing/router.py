@@ -87,18 +87,18 @@ class Router:
     """The routers of a `task_routes`; the first answer counts. Raises `ImproperlyConfigured` for what is none."""
 
     def __init__(self, routes: Any) -> None:
-        self._routers: list[Table | Asked] = [_router(item) for item in _items(routes)]
-        self.fixed = not any(isinstance(item, Asked) for item in self._routers)
+        self.routers: Sequence[Table | Asked] = tuple(_router(item) for item in _items(routes))
+        self.fixed = not any(isinstance(item, Asked) for item in self.routers)
         """Whether the answer for a task is the same for each call of it."""
 
     def __bool__(self) -> bool:
-        return bool(self._routers)
+        return bool(self.routers)
 
     def find(
         self, name: str, args: Any = (), kwargs: Any = _NOTHING, options: Mapping[str, Any] = _NOTHING, task: Any = None
     ) -> Answer | None:
         """The options for a call, or None where no router knows. Raises what routers raise, and TypeError."""
-        for router in self._routers:
+        for router in self.routers:
             if isinstance(router, Table):
                 found = router.find(name)
             else:

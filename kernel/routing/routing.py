@@ -45,6 +45,15 @@ class Routing:
         return self._current().topology
 
     @property
+    def routers(self) -> Sequence[object]:
+        """Those of `task_routes`, in their order."""
+        return self._current().router.routers
+
+    def flush(self) -> None:
+        """Read the settings again, which may have been changed in place."""
+        self._made = None
+
+    @property
     def fixed(self) -> bool:
         """Whether all calls of a task go the same way, unless they say otherwise themselves."""
         return self._current().router.fixed and not self._extensions.has("kernel_route")

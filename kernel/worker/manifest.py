@@ -119,7 +119,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
         )
     topology, hostname = Topology(conf), node_name(options.hostname)
     Router(conf.task_routes)  # a route that cannot be is found here, and not at the end of a task
-    queues = topology.consumed(options.queues, options.exclude_queues)
+    queues = topology.consumed(options.queues or app.amqp.queues.selected, options.exclude_queues)
     atomic = _one_transaction(app, driver, broker)
     return Manifest(
         app_name=app.main or "kernel",

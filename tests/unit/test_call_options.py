@@ -179,10 +179,17 @@ def test_send_task_says_that_it_is_not_eager(app: Kernel) -> None:
     assert [item.name for item in app.broker.stats()] == ["celery"]
 
 
-@pytest.mark.parametrize("option", ["router", "route_name", "task_type", "event_dispatcher"])
-def test_parts_of_celerys_machinery_are_refused_by_name(app: Kernel, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("event_dispatcher", "a call takes no 'event_dispatcher': "),
+        ("router", "router is <object"),
+        ("task_type", "task_type is <object"),
+    ],
+)
+def test_parts_of_celerys_machinery_are_refused_by_name(app: Kernel, option: str, said: str) -> None:
     given: Any = {option: object()}
-    with pytest.raises(TypeError, match=f"a call takes no '{option}': "):
+    with pytest.raises(TypeError, match=said):
         app.send_task("t.add", (1,), **given)
     app.send_task("t.add", (1,), **{option: None})  # type: ignore[arg-type]
 
