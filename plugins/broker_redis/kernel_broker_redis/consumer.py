@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from kernel_lib_redis import Listener, RedisServer, chords, records, unfitting
+from kernel_lib_redis import Listener, RedisServer, unfitting
 
 from kernel import errors
-from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
-from kernel.message import Publication
-from kernel_broker_redis import answers, envelope, scripts
+from kernel_broker_redis import answers, ends, envelope, scripts
 from kernel_broker_redis.door import Door
 from kernel_broker_redis.holdings import Holdings
 from kernel_broker_redis.layout import Layout
@@ -30,9 +27,7 @@ _AT_DOOR: Final = 2
 _GRACE: Final = 0.001
 _UNATTENDED: Final = 2.0
 _NO_DOUBT: Final = -1, -1
-_MAX_REASON: Final = 4000
 _AT_ONCE: Final = 1000
-_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _RESTORED_AT_ONCE: Final = 100
 _OUTCOMES: Final = (Settled.STALE, Settled.DONE, Settled.JOINED, Settled.STANDING)
 """By the numbers that the server answers."""
@@ -54,7 +49,7 @@ class RedisConsumer:
         queues: Sequence[str],
         options: ConsumeOptions,
         *,
-        place: Callable[[Publication], tuple[object, ...]],
+        place: ends.Place,
         closed: Callable[[RedisConsumer], None],
     ) -> None:
         self._server = server
@@ -335,14 +330,14 @@ class RedisConsumer:
         rest: list[int] = []
         for at in mine:
             item = settlements[at]
-            if _is_whole(item):
+            if ends.is_whole(item):
                 whole.append(at)
             else:
                 (acks if item.verdict is Verdict.ACK else rest).append(at)
         # The oldest is put back last, and so comes to lie in front.
         rest.sort(key=lambda at: -settlements[at].delivery.key[1])
         # Whatever of it is refused is refused before anything is done.
-        finishes = [*self._finishes([settlements[at] for at in whole])]
+        finishes = [*ends.finishes([settlements[at] for at in whole], self._place)]
         done = dict(zip(acks, self._ack(settlements, acks), strict=True))
         done.update(zip(rest, self._end(settlements, rest), strict=True))
         done.update(zip(whole, self._finish(finishes), strict=True))
@@ -354,7 +349,7 @@ class RedisConsumer:
     def _note(self, item: Settlement) -> None:
         number = item.delivery.key[1]
         # A server that had not heard of an end with records or messages has not got these either.
-        if item.verdict is Verdict.ACK and not _is_whole(item):
+        if item.verdict is Verdict.ACK and not ends.is_whole(item):
             self._held.acknowledged(number)
         else:
             self._held.put_back(number)
@@ -380,42 +375,15 @@ class RedisConsumer:
         done: list[int] = []
         for begin in range(0, len(indexes), _AT_ONCE):
             part = indexes[begin : begin + _AT_ONCE]
-            words = [word for at in part for word in _end_words(settlements[at])]
+            words = [word for at in part for word in ends.end_words(settlements[at])]
             done += self._run(scripts.END, *words, fits=answers.is_outcomes(len(part)))
         return done
-
-    def _finishes(self, settlements: Sequence[Settlement]) -> Iterator[tuple[int, list[object]]]:
-        """Ends with what belongs to them: how many, and the words for so many. Raises `PublishRefused`."""
-        words: list[object] = []
-        count = size = 0
-        for item in settlements:
-            more = self._finish_words(item)
-            words += more
-            count += 1
-            size += sum(len(word) for word in more if isinstance(word, bytes))
-            if count >= _AT_ONCE or size >= _BYTES_AT_ONCE:
-                yield count, words
-                words, count, size = [], 0, 0
-        if count:
-            yield count, words
 
     def _finish(self, finishes: Sequence[tuple[int, list[object]]]) -> list[int]:
         done: list[int] = []
         for count, words in finishes:
             done += self._run(scripts.FINISH, *words, fits=answers.is_outcomes(count, len(_OUTCOMES) - 1))
         return done
-
-    def _finish_words(self, item: Settlement) -> list[object]:
-        life, _, chord = item.completes.partition(" ")
-        counts = len(item.records), len(item.parts), len(item.publications)
-        words = [*_end_words(item), *counts, life, chord]
-        for record in item.records:
-            words += _prepared(record, records.WORDS)
-        for part in item.parts:
-            words += _prepared(part.record, chords.WORDS)
-        for publication in item.publications:
-            words += self._place(publication)
-        return words
 
     # --- the lease ----------------------------------------------------------------------------------------------
 
@@ -523,32 +491,3 @@ class RedisConsumer:
                 self._run(scripts.RELEASE)
         finally:
             self._closed(self)
-
-
-def _prepared(record: Record, count: int) -> Sequence[bytes]:
-    """Raises ValueError for what the script could not read."""
-    if len(record.prepared) != count:
-        raise ValueError(
-            f"the record of {record.id} comes with {len(record.prepared)} words, and the Redis broker stores those of "
-            f"{count} that the Redis result backend prepares"
-        )
-    return record.prepared
-
-
-def _is_whole(item: Settlement) -> bool:
-    """Whether more than a verdict belongs to it."""
-    return bool(item.records or item.publications or item.parts or item.completes)
-
-
-def _end_words(item: Settlement) -> tuple[object, ...]:
-    key, number = item.delivery.key
-    if item.verdict is Verdict.ACK:
-        return key, number, "a", 0, 0, ""
-    if item.verdict is Verdict.REQUEUE:
-        delay = max(0, round(item.delay * 1000)) if item.delay > 0 else 0
-        return key, number, "r", int(item.charged), delay, ""
-    letter, task = envelope.name_of(item.delivery.message)
-    reason = item.reason if len(item.reason) <= _MAX_REASON else item.reason[: _MAX_REASON - 3] + "..."
-    # As text that any encoding takes: halves of surrogate pairs are escaped.
-    name = (letter or "unreadable").encode("utf-8", "backslashreplace")
-    return key, number, "d", int(item.charged), name, json.dumps({"task": task, "reason": reason})
