@@ -112,6 +112,10 @@ class Codecs:
             self._serializers[name] = found
         return found
 
+    def takes_subclasses(self, name: str) -> bool:
+        """Whether the serializer of that name encodes classes derived from dict and list as these."""
+        return getattr(self.serializer(name), "takes_subclasses", False)
+
     def compressor(self, name: str) -> Compressor:
         """The compressor of that name or content type. Raises `DriverError` when it cannot be had."""
         found = self._compressors.get(name)

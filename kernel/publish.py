@@ -130,7 +130,7 @@ class Publisher:
         due = due_moment(options.get("countdown"), options.get("eta"), app.timezone, now)
         expires = options.get("expires")
         until = None if expires is None else expiry_moment(expires, app.timezone, now)
-        embed = _embed(options)
+        embed = _embed(options, plain=not app.codecs.takes_subclasses(options["serializer"]))
         body, content_type, encoding, added = app.codecs.encode_body(
             call.args, call.kwargs, embed, serializer=options["serializer"], compression=options.get("compression")
         )
@@ -401,18 +401,20 @@ def _logger() -> logging.Logger:
     return logging.getLogger("kernel.publish")
 
 
-def _embed(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _embed(options: Mapping[str, Any], *, plain: bool) -> Mapping[str, Any]:
+    """What follows a task, in its message; with `plain` signatures, which are a subclass of dictionaries, become these.
+    What is far down a chain is carried by each link before it, so what can be left as it is is not touched."""
     link, link_error = options.get("link"), options.get("link_error")
     chain, chord = options.get("chain"), options.get("chord")
     if not (link or link_error or chain or chord):
         return EMPTY_EMBED
-    return {
-        # Plain dictionaries: a serializer may know those, and not our subclass of them.
-        "callbacks": [_plain(item) for item in as_signatures(link)] or None,
-        "errbacks": [_plain(item) for item in as_signatures(link_error)] or None,
-        "chain": [_plain(item) for item in chain] if chain else None,
-        "chord": _plain(chord) if chord else None,
+    embed = {
+        "callbacks": list(as_signatures(link)) or None,
+        "errbacks": list(as_signatures(link_error)) or None,
+        "chain": list(chain) if chain else None,
+        "chord": chord or None,
     }
+    return {name: _plain(value) for name, value in embed.items()} if plain else embed
 
 
 def _plain(value: Any) -> Any:

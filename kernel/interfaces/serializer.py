@@ -11,7 +11,8 @@ INTERFACE = (1, 0)
 class Serializer(Protocol):
     """Stateless and usable from any thread.
 
-    `safe` says that decoding bytes from a stranger runs no code of theirs.
+    `safe` says that decoding bytes from a stranger runs no code of theirs. One with `takes_subclasses = True`, which
+    need not be there, encodes classes derived from dict and list as these; the others are given none.
     """
 
     interface: tuple[int, int]

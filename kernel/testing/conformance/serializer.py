@@ -87,6 +87,14 @@ RICH: Final[tuple[Any, ...]] = (
 """What Python programs pass around beyond that. A serializer that carries less says so with `rich`."""
 
 
+class _Table(dict[str, Any]):
+    pass
+
+
+class _Row(list[Any]):
+    pass
+
+
 class Unknown:
     """Nothing can carry this: it holds a lock."""
 
@@ -127,6 +135,12 @@ class SerializerConformance:
         for value in self.rich:
             _check_same(_there_and_back(codec, value), value)
         assert _there_and_back(codec, {"deep": [*self.rich]}) == {"deep": [*self.rich]}
+
+    def test_takes_subclasses_where_it_says_so(self, codec: interface.Serializer) -> None:
+        if not getattr(codec, "takes_subclasses", False):
+            pytest.skip("this serializer does not claim takes_subclasses")
+        value = _Table(a=_Row([1, _Table(b=_Row())]))
+        assert codec.loads(codec.dumps(value)) == {"a": [1, {"b": []}]}
 
     def test_carries_many_at_once(self, codec: interface.Serializer) -> None:
         def work(number: int) -> bool:

@@ -32,6 +32,7 @@ class JsonSerializer:
     content_type = "application/json"
     content_encoding = "utf-8"
     safe = True
+    takes_subclasses = True
 
     def __init__(self, types: Sequence[JsonType] = ()) -> None:
         self._types = (*types, *STANDARD)
