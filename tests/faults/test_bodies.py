@@ -16,7 +16,6 @@ from typing import Any, Final
 import pytest
 
 from kernel import chord, group
-from kernel.testing.servers import RedisProcess, redis_server
 from kernel.testing.workers import Project, WorkerProcess, wait_for
 from tests.faults.fleet import fleet_project
 from tests.faults.table import Tally
@@ -47,10 +46,15 @@ _GAVE_WAY: Final = "gives way to the copy"
 _DIES: Final = {"KERNEL_FAILPOINTS": "successors.published=kill"}
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+def _on(names: str, case: str, note: str, *, thorough: bool = False) -> Any:
+    """A parameter, with its row in the table of faults."""
+    server = "RabbitMQ" if names.startswith("amqp") else "Redis"
+    marks = [pytest.mark.case(case, server=server, note=note)]
+    return pytest.param(names, marks=[*marks, pytest.mark.thorough] if thorough else marks)
+
+
+_IN_HAND: Final = ("C2", "copies of the body in hand at once")
+_AGAIN: Final = ("C6", "a body's copy that comes again")
 
 
 @pytest.fixture
@@ -65,14 +69,15 @@ def on(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str
                 return "rpc://"
             case "sql":
                 return f"db+sqlite:///{tmp_path}/results.db"
-        return f"{request.getfixturevalue('redis').url.rpartition('/')[0]}/{('redis', 'redis2').index(name)}"
+        url: str = request.getfixturevalue("empty_redis").url
+        return url if name == "redis" else url.removesuffix("/0") + "/1"
 
     with contextlib.ExitStack() as stack:
 
         def made(names: str) -> Project:
             broker, backend = map(url_of, names.split("+"))
-            settings = {"tasks": _TASKS, "task_delivery_limit": 50, "worker_lease": 1.5}
-            return stack.enter_context(fleet_project(tmp_path, broker, backend=backend, **settings))
+            settings: dict[str, Any] = {"task_delivery_limit": 50, "worker_lease": 1.5}
+            return stack.enter_context(fleet_project(tmp_path, broker, backend=backend, tasks=_TASKS, **settings))
 
         yield made
 
@@ -114,8 +119,14 @@ def settled(project: Project) -> None:
     wait_for(lambda: not any(each.ready or each.claimed or each.delayed for each in stats()), 40, lambda: str(stats()))
 
 
-@pytest.mark.case("C2", note="and both copies of the body in hand")
-@pytest.mark.parametrize("names", ["amqp+rpc", "amqp+redis", "redis+sql"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        _on("amqp+redis", *_IN_HAND),
+        _on("amqp+rpc", *_IN_HAND, thorough=True),
+        _on("redis+sql", *_IN_HAND, thorough=True),
+    ],
+)
 def test_copies_of_a_body_in_hand_at_once(on: Callable[[str], Project], names: str, tally: Tally) -> None:
     project = on(names)
     result = copies_of(project, project.task("body").s("b").set(queue=_BODIES), 1)
@@ -129,8 +140,7 @@ def test_copies_of_a_body_in_hand_at_once(on: Callable[[str], Project], names: s
     assert project.counts("BODY") == {"b": 1}
 
 
-@pytest.mark.case("C2", note="a body of two tasks, and all copies in hand")
-@pytest.mark.parametrize("names", ["amqp+rpc", "redis+redis2"])
+@pytest.mark.parametrize("names", [_on("amqp+rpc", *_IN_HAND), _on("redis+redis/1", *_IN_HAND, thorough=True)])
 def test_copies_of_a_body_that_is_a_group(on: Callable[[str], Project], names: str, tally: Tally) -> None:
     project = on(names)
     body = project.task("body")
@@ -146,8 +156,7 @@ def test_copies_of_a_body_that_is_a_group(on: Callable[[str], Project], names: s
     assert project.counts("BODY") == {"x": 2, "y": 1}, "one retries"
 
 
-@pytest.mark.case("C6", note="the copy that runs is delivered again")
-@pytest.mark.parametrize("names", ["amqp+rpc", "redis+sql"])
+@pytest.mark.parametrize("names", [_on("amqp+rpc", *_AGAIN), _on("redis+sql", *_AGAIN)])
 def test_the_copy_that_began_is_run_again_when_its_worker_dies(
     on: Callable[[str], Project], names: str, tally: Tally
 ) -> None:
