@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from kernel import errors, states
@@ -441,8 +440,6 @@ def _as_header(header: Any, app: Kernel | None) -> group:
         if isinstance(header, Composite) and not isinstance(header, chord):
             return group(header.tasks, app=app)
         return group([header], app=app)
-    if isinstance(header, GeneratorType):
-        header = list(header)
     if isinstance(header, str | bytes) or not isinstance(header, Iterable):
         raise errors.InvalidTaskError(f"the header of a chord is a list of signatures; got {header!r:.80}")
     return group(header, app=app)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kernel import errors
+from kernel.canvas.later import Later
 from kernel.signature import PLACED, Lineage, Place, Signature, maybe_signature
 
 if TYPE_CHECKING:
@@ -108,18 +109,29 @@ class Composite(Signature[Any]):
         return made, made.freeze_at(Place(**placed))
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
-        shown = ", ".join(repr(member) for member in self.tasks)
+        tasks = self.tasks
+        # Whoever logs a canvas does not want it begun.
+        is_read = not isinstance(tasks, Later) or tasks.is_read
+        shown = ", ".join(repr(member) for member in tasks) if is_read else "<a generator>"
         return f"{self['subtask_type']}({shown})"
 
 
 def members(tasks: Iterable[Any], kind: str, app: Kernel | None = None) -> list[Signature[Any]]:
     """Each of `tasks` as a signature. Raises `InvalidTaskError` naming the one that is none."""
-    found = []
-    for task in tasks:
-        member = maybe_signature(task, app)
-        if not isinstance(member, Signature):
-            raise errors.InvalidTaskError(f"a {kind} is made of signatures, such as task.s(); got {task!r:.80}")
-        found.append(member)
+    return [_member(task, kind, app) for task in tasks]
+
+
+def members_later(tasks: Iterable[Any], kind: str, app: Kernel | None = None) -> list[Signature[Any]]:
+    """The same; of an iterator, when they are first looked at."""
+    if isinstance(tasks, Iterator):
+        return Later(tasks, lambda task: _member(task, kind, app))
+    return members(tasks, kind, app)
+
+
+def _member(task: Any, kind: str, app: Kernel | None) -> Signature[Any]:
+    found = maybe_signature(task, app)
+    if not isinstance(found, Signature):
+        raise errors.InvalidTaskError(f"a {kind} is made of signatures, such as task.s(); got {task!r:.80}")
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel.call import Call
-from kernel.canvas.composite import Composite, given_members, members
+from kernel.canvas.composite import Composite, given_members, members_later
 from kernel.groupresult import GroupResult
 from kernel.signature import PLACED, Lineage, Place, Signature
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class group(Composite):  # noqa: N801 - Celery's name
     """``group(a, b, c)``: all of them are published in one batch, with the same arguments and options.
 
-    Its result is a `GroupResult` with one result for each member, in order. Groups in it are flattened.
+    Its result is a `GroupResult` with one result for each member, in order. Groups in it are flattened. A generator of
+    members is read when somebody first looks at them: when it is sent, copied, counted or joined to something.
     """
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
         app = options.pop("app", None)
-        found = members(given_members(tasks), "group", app)
+        found = members_later(given_members(tasks), "group", app)
         dict.__init__(
             self,
             task="celery.group",

@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from kernel.canvas.later import Later
 from kernel.signature import Signature, as_signatures
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NAMES: Final = "stamped_headers"
 
@@ -143,9 +141,8 @@ class _Stamping:
 
     def _members(self, tasks: Any, stamps: Mapping[str, Any]) -> None:
         """Now, or each when it is made, where they come out of a generator."""
-        later: Callable[[Callable[[Signature[Any]], Signature[Any]]], None] | None = getattr(tasks, "map", None)
-        if callable(later):
-            later(lambda task: self._stamped(task, stamps))
+        if isinstance(tasks, Later) and not tasks.is_read:
+            tasks.change(lambda task: self._stamped(task, stamps))
             return
         for task in tasks:
             self.stamp(task, stamps)
