@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 SHORT_SECONDS: Final = 0.001
+_LONG_SECONDS: Final = 0.01
+"""After so long what waits behind a task is taken back and given to others."""
 _OVERHEAD: Final = 60e-6
 _ALPHA: Final = 0.01
 _MIN_SAMPLES: Final = 50
-_SLOW_SHARE: Final = 0.005
+_LONG_SHARE: Final = 0.005
+_LEAST_WEIGHT: Final = 0.02
 _AHEAD_SECONDS: Final = 0.03
 _SETTLED_SECONDS: Final = 0.02
 _SENT_SECONDS: Final = 0.003
@@ -24,7 +27,8 @@ class Pace:
     def __init__(self, patience: float = 1.0) -> None:
         self._patience = patience
         self._samples: dict[str, int] = {}
-        self._slow: dict[str, float] = {}
+        self._long: dict[str, float] = {}
+        self._means: dict[str, float] = {}
         self._mean: float | None = None
         self._rate = 0.0
         self._counted = 0
@@ -40,22 +44,28 @@ class Pace:
 
     def note(self, name: str, runtime: float) -> None:
         """A task of that name took `runtime` seconds."""
-        self._samples[name] = self._samples.get(name, 0) + 1
-        slow = self._slow.get(name, 0.0)
-        self._slow[name] = slow + _ALPHA * ((1.0 if runtime > SHORT_SECONDS else 0.0) - slow)
-        mean = self._mean
-        # A slow start must not last: the first hundred values weigh more.
-        weight = max(0.02, 1.0 / (self._samples[name] + 1)) if mean is not None else 1.0
-        self._mean = runtime if mean is None else mean + weight * (runtime - mean)
+        samples = self._samples[name] = self._samples.get(name, 0) + 1
+        long = self._long.get(name, 0.0)
+        self._long[name] = long + _ALPHA * ((1.0 if runtime > _LONG_SECONDS else 0.0) - long)
+        # A slow start must not last: the first values weigh more.
+        mean = self._means.get(name, 0.0)
+        self._means[name] = mean + max(_LEAST_WEIGHT, 1.0 / samples) * (runtime - mean)
+        mean_of_all = runtime if self._mean is None else self._mean
+        self._mean = mean_of_all + max(_LEAST_WEIGHT, 1.0 / (samples + 1)) * (runtime - mean_of_all)
 
     def is_short(self, name: str) -> bool:
-        """Whether nearly all tasks of that name end within a millisecond: one slow one in the last seventy or
-        so is enough to say no."""
-        return self._samples.get(name, 0) >= _MIN_SAMPLES and self._slow[name] < _SLOW_SHARE
+        """Whether tasks of that name take less than a millisecond on average, and nearly none is long: one in the last
+        seventy or so is enough to say no. One that took a few milliseconds is not: on a busy machine each task is now
+        and then interrupted for so long."""
+        return (
+            self._samples.get(name, 0) >= _MIN_SAMPLES
+            and self._means[name] < SHORT_SECONDS
+            and self._long[name] < _LONG_SHARE
+        )
 
     def ahead(self, slots: int) -> int:
         """How many messages to hold, running ones included: what `slots` run in 30 ms, so that a task that takes
-        minutes reserves nothing; and no more than are settled in 12 ms, so that nobody waits here for long."""
+        minutes reserves nothing; and no more than are settled in 20 ms, so that nobody waits here for long."""
         settled = max(_LEAST_AHEAD * slots, int(self._rate * _SETTLED_SECONDS * self._patience))
         return slots + min(_MAX_AHEAD, settled, self._in(slots, _AHEAD_SECONDS))
 

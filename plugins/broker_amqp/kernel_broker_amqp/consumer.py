@@ -189,13 +189,16 @@ class AmqpConsumer:
 
     def _demand(self, line: Line, limit: int, max_bytes: int) -> None:
         """Let each queue send what is asked for. Credit grows as it is asked for, and shrinks when nobody takes it."""
+        now = time.monotonic()
         for tap in line.taps.values():
             if tap.paused:
                 continue
             if tap.gone:
                 self._shared.declare_again(tap.queue)
                 tap.gone = False
-            want = limit if not tap.size else min(limit, max(1, int(max_bytes / tap.size)))
+            want = limit + tap.ahead(now)
+            if tap.size:
+                want = min(want, max(1, int(max_bytes / tap.size)))
             there = len(tap.buffer) + (tap.room if tap.pipes else 0)
             missing = want - there
             if missing > 0 and (missing >= there or not tap.pipes):
@@ -204,13 +207,12 @@ class AmqpConsumer:
                     line.stop(tap)
                 line.widen(tap, missing)
             elif len(tap.buffer) > 4 * want:
-                self._shrink(line, tap)
+                self._shrink(line, tap, now)
             else:
                 tap.crowded_since = None
 
-    def _shrink(self, line: Line, tap: Tap) -> None:
+    def _shrink(self, line: Line, tap: Tap, now: float) -> None:
         """First nothing more comes; if what is here lasts for long even so, it is for others to run."""
-        now = time.monotonic()
         if tap.crowded_since is None:
             tap.crowded_since = now
         elif now - tap.crowded_since > _CROWDED_SECONDS:
@@ -250,6 +252,7 @@ class AmqpConsumer:
                 size += weight
                 tap.size = tap.size * 0.9 + weight * 0.1 if tap.size else float(weight)
                 taken.append(self._delivery(claim, now))
+                tap.handed_out(1)
                 if len(taken) >= limit:
                     break
         if over:

@@ -17,6 +17,10 @@ from kernel_broker_amqp.delays import LADDER
 from kernel_broker_amqp.envelope import AmqpMessage, due_of, state
 
 _NACK_REQUEUE: Final = 2
+_RATE_SECONDS: Final = 0.05
+_DENSE: Final = 1000.0
+"""Messages a second from which on a few are kept ahead."""
+_AHEAD_SECONDS: Final = 0.01
 
 
 class Claim:
@@ -76,7 +80,7 @@ class Pipe:
 class Tap:
     """A queue on a line: its consumers on the server, and what came and was not handed out."""
 
-    __slots__ = ("buffer", "crowded_since", "gone", "paused", "pipes", "queue", "size")
+    __slots__ = ("_counted", "_rate", "_since", "buffer", "crowded_since", "gone", "paused", "pipes", "queue", "size")
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
@@ -87,6 +91,21 @@ class Tap:
         self.size = 0.0
         """Of a message, as the last ones were."""
         self.crowded_since: float | None = None
+        self._counted = 0
+        self._since = 0.0
+        self._rate = 0.0
+
+    def handed_out(self, count: int) -> None:
+        self._counted += count
+
+    def ahead(self, now: float) -> int:
+        """How many to have here before they are asked for: while thousands are handed out each second, who asks shall
+        not wait until the server has heard of the last acknowledgements. `now` is monotonic."""
+        passed = now - self._since
+        if passed >= _RATE_SECONDS:
+            self._rate = self._counted / passed
+            self._counted, self._since = 0, now
+        return int(self._rate * _AHEAD_SECONDS) if self._rate >= _DENSE else 0
 
     @property
     def room(self) -> int:
