@@ -172,7 +172,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         given = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
         own_kwargs = self.own_kwargs(new_kwargs)
         callback = as_data(body)
-        announce(self.app, str(self.header.id), len(found))
+        announce(self.app, self.header, len(found), nested=shape is not None)
         made = []
         for member in self.tasks:
             made += placed(member, callback).calls(new_args, own_kwargs, given, lineage=lineage)
@@ -408,16 +408,19 @@ def check_chord(app: Kernel, body: Signature[Any], parts: Sequence[Signature[Any
             )
 
 
-def announce(app: Kernel, chord_id: str, size: int) -> None:
-    """Tell workers of Celery, where there may be some, how many parts there will be. Ours are told by each part, so
-    a backend that is away is no reason not to publish."""
+def announce(app: Kernel, header: group, size: int, *, nested: bool) -> None:
+    """Tell workers of Celery, where there may be some, how many parts there will be, and how their values are `nested`.
+    Ours are told by each part, so a backend that is away is no reason not to publish."""
     capabilities = app.opened.joins
     if capabilities is None or not capabilities.foreign_chords:
         return
     try:
-        cast("Announcing", app.backend).chord_begins(chord_id, size)
+        cast("Announcing", app.backend).chord_begins(str(header.id), size)
+        if nested:
+            results: GroupResult = header.freeze()
+            results.save()
     except (errors.OperationalError, errors.BackendError) as exc:
-        _log.warning("workers of Celery cannot complete the chord %s: its size cannot be stored: %s", chord_id, exc)
+        _log.warning("workers of Celery cannot complete the chord %s: its size cannot be stored: %s", header.id, exc)
 
 
 def _check_values(header: GroupResult) -> None:

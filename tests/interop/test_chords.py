@@ -49,10 +49,11 @@ def test_members_and_bodies_on_both_sides(pair: Fleet, maker: str, queues: tuple
 
 
 @pytest.mark.parametrize("queue", SIDES)
-def test_a_nested_header_of_celery_s_keeps_its_shape(pair: Fleet, queue: str) -> None:
+@pytest.mark.parametrize("maker", SIDES)
+def test_a_nested_header_keeps_its_shape(pair: Fleet, maker: str, queue: str) -> None:
     inner = {"group": [task("add", n, queue=queue) for n in (1, 2)]}
     header = [{"chain": [task("add", 1, 1, queue=queue), inner]}, task("add", 5, 5, queue=queue)]
-    assert pair.ours.get(made(pair, "celery", header, task("echo", queue=queue)))["args"] == [[[3, 4], 10]]
+    assert pair.ours.get(made(pair, maker, header, task("echo", queue=queue)))["args"] == [[[3, 4], 10]]
 
 
 @pytest.mark.parametrize("maker", SIDES)

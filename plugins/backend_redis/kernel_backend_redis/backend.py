@@ -23,6 +23,8 @@ _BATCH: Final = 200
 _BYTES: Final = 1024 * 1024
 """What one script stores: other clients wait meanwhile."""
 _SWAPS: Final = 10
+_GROUP: Final = '{"result":'
+"""How a document of a saved group begins."""
 
 
 class RedisBackend:
@@ -151,11 +153,15 @@ class RedisBackend:
 
     def save_group(self, group_id: str, document: str) -> None:
         lifetime = ("PX", self._lifetime) if self._lifetime else ()
-        self._server.call("SET", self._group_key(group_id), document, *lifetime)
+        # As Celery has it, whose workers read it for chords that are nested.
+        self._server.call("SET", self._group_key(group_id), f"{_GROUP}{document}}}", *lifetime)
 
     def load_group(self, group_id: str) -> str | None:
         raw: bytes | None = self._server.call("GET", self._group_key(group_id))
-        return None if raw is None else raw.decode("utf-8", "replace")
+        if raw is None:
+            return None
+        document = raw.decode("utf-8", "replace")
+        return document[len(_GROUP) : -1] if document.startswith(_GROUP) else document
 
     def forget_group(self, group_id: str) -> None:
         self._server.call("DEL", self._group_key(group_id))
