@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel import errors
@@ -78,11 +78,8 @@ class Calls:
         else:
             publications = [self._prepared(task, args, kwargs, options)[0] for args, kwargs in checked]
         self._send(publications, options)
-        ignored = bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"])
-        app = self._app
-        results: list[AsyncResult[Any]] = [
-            AsyncResult(_task_id(publication), None, name, app, ignored=ignored) for publication in publications
-        ]
+        made = self._results_of(task, options)
+        results = [made(_task_id(publication)) for publication in publications]
         parent = self._parent(options)
         if parent is not None:
             parent.children.extend(results)
@@ -158,7 +155,7 @@ class Calls:
             checked = task.checked(args, kwargs)
             held = HeldCall(app, None, publish=lambda: self._eager(task, *checked, given), sent=lambda: None)
             unit.hold(held)
-            return AsyncResult(task_id, None, task.name, app)
+            return self._results_of(task, options)(task_id)
         publication, options = self._prepared(task, args, kwargs, options)
         self._sending(options)  # what is wrong with it is told now, and not after the commit
         result, parent = self._made(task, publication, options), self._parent(options)
@@ -245,9 +242,21 @@ class Calls:
         return result
 
     def _made(self, task: Task[..., Any], publication: Publication, options: Mapping[str, Any]) -> AsyncResult[Any]:
+        return self._results_of(task, options)(_task_id(publication))
+
+    def _results_of(self, task: Task[..., Any], options: Mapping[str, Any]) -> Callable[[str], AsyncResult[Any]]:
+        """What makes the result of a call of `task` out of its id: of the task's own class, where it has one."""
         ignore = options.get("ignore_result") if options else None
         ignored = bool(task.ignore_result if ignore is None else ignore)
-        return AsyncResult(_task_id(publication), None, task.name, self._app, ignored=ignored)
+        if type(task).AsyncResult is Task.AsyncResult:
+            return lambda task_id: AsyncResult(task_id, None, task.name, self._app, ignored=ignored)
+
+        def made(task_id: str) -> AsyncResult[Any]:
+            result: AsyncResult[Any] = task.AsyncResult(task_id)
+            result.ignored = ignored
+            return result
+
+        return made
 
     def _adopt(self, result: Any, options: Mapping[str, Any]) -> None:
         parent = self._parent(options)
