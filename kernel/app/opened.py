@@ -35,6 +35,7 @@ class Opened:
         self._broker: Broker | None = None
         self._reader: Broker | None = None
         self._backend: Backend | None = None
+        self._joins: tuple[str, BackendCapabilities | None] = ("", None)
         self.oid = new_id()
         self.declared_queues: set[str] = set()
         self.expect: Callable[[Sequence[str]], None] | None = None
@@ -86,8 +87,10 @@ class Opened:
         url = self._app.backend_url
         if url is None:
             return None
-        capabilities: BackendCapabilities = drivers.load("backends", url, choices=self._app.conf.drivers).capabilities
-        return capabilities if capabilities.chords else None
+        if self._joins[0] != url:  # each member of a chord asks, and to find a driver takes as long as a short task
+            driver = drivers.load("backends", url, choices=self._app.conf.drivers)
+            self._joins = url, driver.capabilities if driver.capabilities.chords else None
+        return self._joins[1]
 
     @property
     def preparing(self) -> Preparing | None:

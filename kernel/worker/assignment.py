@@ -84,11 +84,13 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What else is to be stored and published, in that order. `chord` is the id of a chord that is over with it."""
+    """What else is to be stored and published, in that order. `chord` is the id of a chord that is over with it and
+    ours to forget. `apart` is to be called if it is not settled with the end that it follows."""
 
     records: Sequence[Record] = ()
     publications: Sequence[Publication] = ()
     chord: str = ""
+    apart: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

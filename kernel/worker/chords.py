@@ -55,6 +55,9 @@ class Chords:
                 endings[at] = end
                 along.add(at)
         apart = [(at, followed) for at, followed in found if at not in along]
+        for _, followed in apart:
+            if followed.apart is not None:
+                followed.apart()
         self._store([followed for _, followed in apart], for_ever)
         if self._failpoints and found:
             self._failpoints.hit("chord.joined")

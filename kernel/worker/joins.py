@@ -106,19 +106,22 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
         publications = [life.app.publisher.prepare(call) for call in calls]
     except Exception as exc:
         return _not_published(life, body, again, exc)
-    changes: dict[str, Any] = {}
     attempt = max((part.attempt for part in parts), default=0)
-    if attempt:
+    for publication in publications if attempt else ():
         # A member was replayed from the dead letters: the record of that run replaces what its first end left.
-        changes["kernel_replay"] = attempt
-    # Whoever gets this end again publishes the body again: the copies are told apart, and the first that begins runs.
-    changes.update(kernel_chord=life.request.group, kernel_copy=new_id())
-    # Of several, some might not be published yet when the first of them runs. What Celery made is Celery's to delete.
-    alone = len(publications) == 1 and body.get("chord_size") is not None
+        publication.message = publication.message.replace_headers(kernel_replay=attempt)
+    return Followed((), publications, _own_chord(life, body), partial(_mark_copies, life, body, publications))
+
+
+def _mark_copies(life: Life, body: Any, publications: Sequence[Publication]) -> None:
+    """Whoever gets this end again publishes the body again, where that is not settled with the end: the copies are told
+    apart, and the first that begins runs."""
+    changes: dict[str, Any] = {"kernel_chord": life.request.group, "kernel_copy": new_id()}
+    # Of several, some might not be published yet when the first of them runs.
+    alone = len(publications) == 1 and _own_chord(life, body)
     for number, publication in enumerate(publications):
         which = {} if alone else {"kernel_body_task": number}
         publication.message = publication.message.replace_headers(**changes, **which)
-    return Followed((), publications, _own_chord(life, body))
 
 
 def _own_chord(life: Life, body: Any) -> str:

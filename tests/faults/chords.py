@@ -72,6 +72,9 @@ def total(values):
 POINTS: Final = ("result.stored=kill", "chord.joined=kill", "successors.published=kill", "settle.before=kill")
 """Between the store and the settlement of what completes a chord."""
 
+JOINED: Final = "settle.joined=kill"
+"""The same in the engine, where a part is brought with the settlement: what completes a chord is settled twice."""
+
 
 def members(project: Project, name: str, count: int, seconds: float = 0.0) -> list[Any]:
     return [project.task("member").s(f"{name}.{n}", seconds) for n in range(count)]

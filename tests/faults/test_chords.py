@@ -34,7 +34,7 @@ def test_members_that_run_again_with_other_values(lasting: Project, tally: Tally
 
 
 @pytest.mark.case("C2")
-@pytest.mark.parametrize("point", chords.POINTS)
+@pytest.mark.parametrize("point", [*chords.POINTS, chords.JOINED])
 def test_killed_between_the_last_part_and_the_body(lasting: Project, tally: Tally, rounds: Rounds, point: str) -> None:
     chords.killed_at(lasting, tally, point, rounds(1, 50))
 

@@ -190,3 +190,70 @@ def test_one_that_cannot_be_sent_takes_no_other_with_it() -> None:
             dispatch._ledger.leave(item)
     assert executors.refused == [items[2]]
     assert [item for batch in executors.sent for item in batch] == [item for item in items if item is not items[2]]
+
+
+def test_what_follows_for_a_chord_goes_alone_and_has_no_start_to_be_recorded() -> None:
+    executors = FakeExecutors()
+    dispatch = dispatcher(executors, short("t"))
+    items = fill(dispatch, 3, seen=True)
+    for item in items:
+        item.joined = True
+    dispatch.send()
+    assert executors.sent == [[items[0]], [items[1]]]
+    assert not executors.prepared
+    given_back: list[Item] = []
+    dispatch.recall()
+    dispatch.withdraw(given_back.append)
+    assert not given_back, "its end stands, and is carried out"
+
+
+def test_the_last_free_slot_is_kept_while_a_part_is_being_settled() -> None:
+    executors = FakeExecutors(2)
+    dispatch = dispatcher(executors)
+    dispatch.joins.begin(2)
+    first, second, third = fill(dispatch, 3)
+    dispatch.send()
+    dispatch.send()
+    assert executors.sent == [[first]]
+    dispatch.joins.end(1)
+    dispatch.joins.begin(5)  # those do not count: it has waited since before
+    dispatch.send()
+    assert executors.sent == [[first]]
+    dispatch.joins.end(1)
+    dispatch.send()
+    assert executors.sent == [[first], [second]]
+    dispatch._ledger.leave(first)
+    dispatch.send()
+    assert executors.sent == [[first], [second]], "the next waits for the others"
+    dispatch.joins.end(5)
+    dispatch.send()
+    assert executors.sent[2:] == [[third]]
+
+
+def test_what_follows_for_a_chord_has_the_slot_that_was_kept() -> None:
+    executors = FakeExecutors(1)
+    dispatch = dispatcher(executors)
+    dispatch.joins.begin(2)
+    (long,) = fill(dispatch, 1)
+    dispatch.send()
+    assert not executors.sent
+    dispatch.joins.end(1)
+    (joined,) = fill(dispatch, 1)
+    dispatch.ready.remove(joined)
+    joined.joined = True
+    dispatch.ready.add_front(joined)
+    dispatch.send()
+    assert executors.sent == [[joined]]
+    dispatch._ledger.leave(joined)
+    dispatch.joins.end(1)
+    dispatch.send()
+    assert executors.sent == [[joined], [long]]
+
+
+def test_short_tasks_do_not_wait_for_parts() -> None:
+    executors = FakeExecutors(1)
+    dispatch = dispatcher(executors, short("t"))
+    dispatch.joins.begin(1)
+    items = fill(dispatch, 2)
+    dispatch.send()
+    assert [item for batch in executors.sent for item in batch] == items
