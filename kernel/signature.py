@@ -609,6 +609,28 @@ def _leads_to(start: Any, target: Any) -> bool:
     return False
 
 
+def circle_of(start: Mapping[str, Any]) -> list[Any] | None:
+    """Signatures of which each holds the next, and the last the first; None where none of those that `start` is made of
+    do. As deep as it is."""
+    path: list[Any] = []
+    done: set[int] = set()
+    left: list[tuple[Any, bool]] = [(start, False)]
+    while left:
+        item, is_done = left.pop()
+        if is_done:
+            done.add(id(path.pop()))
+        if id(item) in done:
+            continue
+        for place, other in enumerate(path):
+            if item is other:
+                return path[place:]
+        if isinstance(item, Mapping):
+            path.append(item)
+            left.append((item, True))
+            left += [(part, False) for part in _within(item)]
+    return None
+
+
 def _within(item: Mapping[str, Any]) -> list[Any]:
     """The signatures that one is made of, and those that are linked to it."""
     options, kwargs = item.get("options") or {}, item.get("kwargs") or {}

@@ -2,7 +2,7 @@
 
 Messages carry what comes after them. A mistake in there would come to light when others have run already, in a worker:
 a task that cannot be called with what it will be given, a type that nobody knows, a signature that leads back to
-itself.
+itself, a chord that cannot be joined.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel.canvas.chains import chain
+from kernel.canvas.chord import check_chord, chord, leaves
 from kernel.canvas.groups import as_group, group
+from kernel.canvas.maps import xmap
+from kernel.errors import ImproperlyConfigured
 from kernel.options import FOLLOWING
+from kernel.routing.exchange import check_type
 from kernel.signature import Signature, cycle_of, maybe_signature
 
 if TYPE_CHECKING:
@@ -32,8 +36,9 @@ class Check:
         """All that the options of a call say is to come after it.
 
         Raises TypeError for a call that does not fit its task (unless the task is unknown here, or says
-        ``typing=False``) or what is no signature, `InvalidTaskError` for an unknown type, and ValueError for a
-        cycle.
+        ``typing=False``) or what is no signature, `InvalidTaskError` for an unknown type and for a chord over results
+        that are ignored, NotImplementedError for one that no backend joins, and ValueError for a cycle and for an
+        unknown type of exchanges.
         """
         for option in sorted(FOLLOWING & options.keys()):
             value = options[option]
@@ -65,6 +70,12 @@ class Check:
         self._done[id(item), extra] = item
 
     def _parts(self, signature: Signature[Any], extra: int, *, called: bool) -> None:
+        kind = signature.options.get("exchange_type")
+        if kind is not None:
+            try:
+                check_type(kind, f"the exchange of the call of {signature.task!r}")
+            except ImproperlyConfigured as exc:
+                raise ValueError(str(exc)) from None
         extra = 0 if signature.immutable else extra
         if not signature.composite:
             if called:
@@ -83,10 +94,16 @@ class Check:
         for member in tasks:
             self.signature(member, first, called=known)
         body = signature.kwargs.get("body")
+        # Who has no backend may still publish for workers that have one.
+        if isinstance(signature, chord) and signature.body is not None and self._app.backend_url is not None:
+            check_chord(self._app, signature.body, [leaf for member in tasks for leaf in leaves(member)])
         if isinstance(body, Mapping):
             self.signature(body, 1, called=called)
 
     def _call(self, signature: Signature[Any], extra: int) -> None:
+        if isinstance(signature, xmap):
+            signature.check_items()
+            return
         task = self._app.tasks.get(signature.task)
         if task is not None:
             task.checked((*[None] * extra, *signature.args), signature.kwargs)

@@ -185,6 +185,10 @@ class chord(Composite):  # noqa: N801 - Celery's name
             raise TypeError("this chord has no body yet: call it with one, as in chord(header)(body)")
         return body
 
+    def _ignore(self, ignored: bool) -> None:
+        # Those of the members are parts, and always kept.
+        self._whole().options["ignore_result"] = ignored
+
     def _called_back(self, options: Mapping[str, Any], lineage: Lineage) -> Signature[Any]:
         """A copy of the body with what options mean for it."""
         body = self._whole().clone()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kernel import errors
 from kernel.canvas.later import Later
-from kernel.signature import PLACED, Lineage, Place, Signature, maybe_signature
+from kernel.signature import PLACED, Lineage, Place, Signature, circle_of, cycle_of, maybe_signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -103,10 +103,21 @@ class Composite(Signature[Any]):
         return self._run().__await__()
 
     def _made(self, options: Mapping[str, Any]) -> tuple[Self, Any]:
-        """A frozen copy, and its result."""
-        made = self.clone()
+        """A frozen copy, and its result. Raises ValueError for one that is a part of itself."""
         placed = {name: options[name] for name in PLACED if options.get(name) is not None}
-        return made, made.freeze_at(Place(**placed))
+        try:
+            made = self.clone()
+            if options.get("ignore_result") is not None:
+                made._ignore(bool(options["ignore_result"]))
+            return made, made.freeze_at(Place(**placed))
+        except RecursionError:
+            circle = circle_of(self)
+            if circle is None:
+                raise
+            raise cycle_of(circle) from None
+
+    def _ignore(self, ignored: bool) -> None:
+        """Let those results say so whose tasks the option will be given to."""
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         tasks = self.tasks

@@ -88,6 +88,9 @@ class group(Composite):  # noqa: N801 - Celery's name
             raise TypeError("a group that other tasks follow is the header of a chord: make it chord(group, task)")
         return {name: value for name, value in options.items() if name not in PLACED}
 
+    def _ignore(self, ignored: bool) -> None:
+        self.options["ignore_result"] = ignored
+
     def _made(self, options: Mapping[str, Any]) -> tuple[Self, Any]:
         made, result = super()._made(options)
         return made, _collapsed(result)

@@ -68,6 +68,41 @@ class xmap(Signature[list[Any]]):  # noqa: N801 - Celery's name
         new_args, new_kwargs, new_options = super().merged(args, kwargs, options)
         return new_args, new_kwargs, {**self._route(), **new_options}
 
+    def check_items(self) -> None:
+        """Raises TypeError for an item that does not fit the task, where it is known and says so of calls."""
+        called: Signature[Any] = self.kwargs["task"]
+        task = self.app.tasks.get(called.task)
+        if task is not None:
+            for args in self._arguments():
+                task.checked(args, None)
+
+    def _arguments(self) -> Iterable[Sequence[Any]]:
+        """What the task will be called with, but for calls that are alike."""
+        return [(None,)] if self.kwargs["it"] else []
+
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        self.check_items()
+        return super().apply_async(args, kwargs, **options)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        self.check_items()
+        return await super().aapply_async(args, kwargs, **options)
+
+    def calls(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        lineage: Lineage,
+    ) -> list[Call]:
+        self.check_items()
+        return super().calls(args, kwargs, options, lineage=lineage)
+
     def _route(self) -> dict[str, Any]:
         called: Signature[Any] = self.kwargs["task"]
         app = self._app or called._app
@@ -84,6 +119,10 @@ class xstarmap(xmap):  # noqa: N801 - Celery's name
     """`xmap` whose items are lists of arguments."""
 
     task_name: ClassVar[str] = STARMAP
+
+    def _arguments(self) -> Iterable[Sequence[Any]]:
+        # The task is asked how many it takes, and not what they are.
+        return {len(item): tuple(item) for item in self.kwargs["it"] if isinstance(item, list | tuple)}.values()
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         return f"[{self.kwargs['task'].task}(*x) for x in {self.kwargs['it']!r:.200}]"

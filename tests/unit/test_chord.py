@@ -382,13 +382,13 @@ def test_immutable_members_and_an_immutable_body(running: Kernel) -> None:
 def test_a_member_that_fails_breaks_the_chord(running: Kernel, header: Make, text: str, form: str) -> None:
     seen: list[Any] = running.seen  # type: ignore[attr-defined]
     note = s(running, "note").on_error(s(running, "inline"))
-    body: Signature[Any] = {
+    bodies: dict[str, Callable[[], Signature[Any]]] = {
         "task": lambda: note,
         "chain": lambda: note | s(running, "one"),
         "group": lambda: group(note, s(running, "one")),
         "chord": lambda: chord([s(running, "one"), s(running, "one")], note),
-    }[form]()
-    result = chord(header(running), body).delay()
+    }
+    result = chord(header(running), bodies[form]()).delay()
     parts = result.results if isinstance(result, GroupResult) else [result]
     found = [part.get(timeout=TIMEOUT, propagate=False) for part in parts]
     if form == "group":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
@@ -97,15 +98,23 @@ def test_it_is_frozen_once(add: Task[..., Any]) -> None:
 
 
 def test_freezing_takes_what_celery_s_does(add: Task[..., Any]) -> None:
-    place = {"group_id": "g", "chord": {"task": "total"}, "root_id": "r", "parent_id": "p", "group_index": 3}
+    place: dict[str, Any] = {
+        "group_id": "g",
+        "chord": {"task": "total"},
+        "root_id": "r",
+        "parent_id": "p",
+        "group_index": 3,
+    }
     for name in ("_id", "task_id"):
         sig = add.s(1)
-        assert sig.freeze(**{name: "own"}, **place).id == "own"
+        given = {name: "own", **place}
+        assert sig.freeze(**given).id == "own"
         assert sig.options == {"task_id": "own", **place}
     by_place = add.s(1)
     by_place.freeze("own", "g", {"task": "total"}, "r", "p", 3)
     assert by_place.options == {"task_id": "own", **place}
-    for canvas in (add.s(1) | add.s(2), chord([add.s(1, 1)], add.s(2)), group(add.s(1, 1))):
+    canvases: list[Any] = [add.s(1) | add.s(2), chord([add.s(1, 1)], add.s(2)), group(add.s(1, 1))]
+    for canvas in canvases:
         assert canvas.freeze(_id="last", root_id="r").id == "last"
         first = canvas.tasks[0]
         assert first.root_id == "r"
@@ -246,18 +255,71 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
         "frob",
     ),
     ("no link", lambda a: s(a, "add")(1).set(link=5), TypeError, "link"),
+    ("a map", lambda a: a.tasks["none"].map([1, 2]), TypeError, "none"),
+    ("an item of a starmap", lambda a: a.tasks["three"].starmap([(1, 2, 3), (1, 2)]), TypeError, "three"),
+    ("an item of chunks", lambda a: a.tasks["three"].chunks([(1, 2, 3), (1,)], 1), TypeError, "three"),
+    ("a map in a chain", lambda a: s(a, "add")(1) | a.tasks["none"].map([1]), TypeError, "none"),
+    ("an ignored result", lambda a: chord([s(a, "silent")(1)], s(a, "add")()), errors.InvalidTaskError, "silent"),
+    (
+        "one further on",
+        lambda a: s(a, "add")(1) | group(s(a, "silent")(), s(a, "add")()) | s(a, "add")(),
+        errors.InvalidTaskError,
+        "silent",
+    ),
+    (
+        "one in a callback",
+        lambda a: s(a, "add")(1).set(link=chord([s(a, "silent")()], s(a, "add")())),
+        errors.InvalidTaskError,
+        "silent",
+    ),
+    ("an exchange", lambda a: s(a, "add")(1).set(exchange="e", exchange_type="frob"), ValueError, "frob"),
+    ("one later", lambda a: s(a, "add")(1) | s(a, "add")().set(exchange="e", exchange_type="frob"), ValueError, "frob"),
+    (
+        "a group in itself",
+        lambda a: holding(group(s(a, "add")(1), s(a, "add")(2))),
+        ValueError,
+        "group -> celery.group",
+    ),
+    ("a chain in itself", lambda a: holding(s(a, "add")(1) | s(a, "add")()), ValueError, "chain -> celery.chain"),
+    (
+        "a chord in its member",
+        lambda a: holding(chord([s(a, "add")(1) | s(a, "add")()], s(a, "add")())),
+        ValueError,
+        "a cycle of signatures: celery.",
+    ),
 ]
 
 
+def holding(made: Any) -> Any:
+    """The same, as a part of itself."""
+    made.tasks.append(made)
+    return made
+
+
+@pytest.mark.parametrize("way", ["sent", "awaited"])
 @pytest.mark.parametrize(("make", "error", "named"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 def test_what_is_wrong_is_told_and_nothing_is_published(
-    app: Kernel, make: Any, error: type[Exception], named: str
+    app: Kernel, make: Any, error: type[Exception], named: str, way: str
 ) -> None:
+    async def main() -> None:
+        await asyncio.wait_for(make(app), 10)
+
     app.task(name="none")(lambda: 1)
     app.task(name="three")(lambda x, y, z: 1)
+    app.task(name="silent", ignore_result=True)(lambda x, y=0: 1)
+    send = (lambda: make(app).apply_async()) if way == "sent" else lambda: asyncio.run(main())
     with pytest.raises(error, match=named):
-        make(app).apply_async()
+        send()
     assert not app.broker.peek("celery", 10)
+
+
+def test_who_wants_no_result_of_a_canvas_is_not_kept_waiting_for_it(app: Kernel, add: Task[..., Any]) -> None:
+    made = chord([add.s(1)], add.s(2)).apply_async(ignore_result=True)
+    assert made.ignored
+    assert made.get(timeout=1) is None
+    assert not any(member.ignored for member in made.parent.results)
+    assert group(add.s(1), add.s(2)).apply_async(ignore_result=True).ignored
+    assert not group(add.s(1).set(ignore_result=True), add.s(2)).delay().ignored
 
 
 def test_what_only_the_worker_knows_is_not_checked(app: Kernel) -> None:
