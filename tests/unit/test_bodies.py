@@ -185,11 +185,15 @@ def test_a_backend_that_is_away_sends_the_body_back(bench: Bench, monkeypatch: p
 
 
 def completed(bench: Bench, body: Any, **chord: Any) -> Sequence[Publication]:
-    """What is published when the only member of a chord has come."""
+    """What is published when the only member of a chord has come, and its end is settled by itself."""
     sent = bench.message("member", 7, group_id=CHORD, group_index=0, chord={**dict(body), "chord_size": 1, **chord})
     join = bench.run_message(sent).join
     assert join is not None
-    return join.complete([Record(id="m", state=states.SUCCESS, result=b"7")]).publications
+    followed = join.complete([Record(id="m", state=states.SUCCESS, result=b"7")])
+    assert marks(followed.publications) == [(None, None, None)] * len(followed.publications)
+    assert followed.apart is not None
+    followed.apart()
+    return followed.publications
 
 
 def marks(publications: Sequence[Publication]) -> list[tuple[Any, ...]]:
