@@ -132,14 +132,16 @@ class Dispatcher:
         free = total - self._ledger.sent_alone - self._preparing
         short_free = self._short_free(free)
         first = self.ready.pop(
-            lambda item: short_free > 0 if self._may_share(item) else free > (not item.joined and self.joins.keep())
+            lambda item: (
+                short_free > 0 if self._may_share(item) else free > (self._may_be_long(item) and self.joins.keep())
+            )
         )
         if first is None:
             return []
         batch = [first]
         first.sent_alone = not self._may_share(first)
         if first.sent_alone:
-            if not first.joined:
+            if self._may_be_long(first):
                 self.joins.left()
             return batch
         # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
@@ -151,6 +153,9 @@ class Dispatcher:
             item.sent_alone = False
             batch.append(item)
         return batch
+
+    def _may_be_long(self, item: Item) -> bool:
+        return not (item.joined or self._pace.is_brief(item.name))
 
     def _short_free(self, free: int) -> int:
         """How many short tasks may go now. While the children have enough to do, few are not worth a datagram: that

@@ -7,6 +7,7 @@ from typing import Final
 SHORT_SECONDS: Final = 0.001
 _LONG_SECONDS: Final = 0.01
 """After so long what waits behind a task is taken back and given to others."""
+_BRIEF_SECONDS: Final = 0.05
 _OVERHEAD: Final = 60e-6
 _ALPHA: Final = 0.01
 _MIN_SAMPLES: Final = 50
@@ -62,6 +63,10 @@ class Pace:
             and self._means[name] < SHORT_SECONDS
             and self._long[name] < _LONG_SHARE
         )
+
+    def is_brief(self, name: str) -> bool:
+        """Whether tasks of that name take so little on average that others may well wait behind one of them."""
+        return name in self._means and self._means[name] < _BRIEF_SECONDS
 
     def ahead(self, slots: int) -> int:
         """How many messages to hold, running ones included: what `slots` run in 30 ms, so that a task that takes

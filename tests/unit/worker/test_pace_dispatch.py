@@ -250,10 +250,18 @@ def test_what_follows_for_a_chord_has_the_slot_that_was_kept() -> None:
     assert executors.sent == [[joined], [long]]
 
 
-def test_short_tasks_do_not_wait_for_parts() -> None:
+def test_tasks_that_are_soon_over_do_not_wait_for_parts() -> None:
     executors = FakeExecutors(1)
     dispatch = dispatcher(executors, short("t"))
     dispatch.joins.begin(1)
     items = fill(dispatch, 2)
     dispatch.send()
     assert [item for batch in executors.sent for item in batch] == items
+    for runtime, sent in ((0.02, True), (0.2, False)):
+        pace, executors = Pace(), FakeExecutors(1)
+        pace.note("t", runtime)
+        dispatch = dispatcher(executors, pace)
+        dispatch.joins.begin(1)
+        fill(dispatch, 1)
+        dispatch.send()
+        assert bool(executors.sent) is sent
