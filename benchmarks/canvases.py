@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 SECONDS = 300
+TOGETHER = 20
+"""Chains that run at once, where they do."""
 
 
 def run(primitives: Any, tasks: Any, verb: str, count: int) -> float:
@@ -19,8 +21,10 @@ def run(primitives: Any, tasks: Any, verb: str, count: int) -> float:
         made = primitives.chord([tasks["echo"].s(number) for number in range(count)], tasks["collect"].s())
         expected: Any = [count, count * (count - 1) // 2]
     elif verb == "chain":
-        made = primitives.chain(tasks["step"].s(0), *(tasks["step"].s() for _ in range(count - 1)))
+        made = chain(primitives, tasks, count)
         expected = count
+    elif verb == "chains":
+        return at_once(primitives, tasks, count)
     else:
         made = primitives.group([tasks["echo"].s(number) for number in range(count)])
         expected = [[number, ""] for number in range(count)]
@@ -28,6 +32,22 @@ def run(primitives: Any, tasks: Any, verb: str, count: int) -> float:
     taken = time.perf_counter() - began
     if found != expected:
         raise RuntimeError(f"a {verb} of {count} came to {str(found)[:200]}")
+    return taken
+
+
+def chain(primitives: Any, tasks: Any, count: int) -> Any:
+    return primitives.chain(tasks["step"].s(0), *(tasks["step"].s() for _ in range(count - 1)))
+
+
+def at_once(primitives: Any, tasks: Any, count: int) -> float:
+    """The same for `TOGETHER` chains that have so many tasks between them."""
+    length = count // TOGETHER
+    began = time.perf_counter()
+    results = [chain(primitives, tasks, length).apply_async() for _ in range(TOGETHER)]
+    found = [result.get(timeout=SECONDS) for result in results]
+    taken = time.perf_counter() - began
+    if found != [length] * TOGETHER:
+        raise RuntimeError(f"{TOGETHER} chains of {length} came to {str(found)[:200]}")
     return taken
 
 

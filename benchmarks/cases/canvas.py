@@ -72,6 +72,7 @@ SHAPES = (
     ("chord", f"chord of {THOUSAND:,}", "chord", THOUSAND),
     ("chord-10k", f"chord of {TEN_THOUSAND:,}", "chord", TEN_THOUSAND),
     ("chain", f"chain of {HUNDRED:,}", "chain", HUNDRED),
+    ("chains", f"{canvases.TOGETHER} chains of {HUNDRED:,} at once", "chains", canvases.TOGETHER * HUNDRED),
     ("group", f"group of {TEN_THOUSAND:,}, joined", "group", TEN_THOUSAND),
 )
 CASES = [*(case(*shape) for shape in SHAPES), *(alone(*shape) for shape in SHAPES)]
