@@ -486,9 +486,13 @@ class Signature(dict[str, Any], Generic[R_co]):
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> result_module.AsyncResult[R_co]:
-        """`apply_async` for coroutines. Raises `NotRegistered`."""
+        """`apply_async` for coroutines."""
         new_args, new_kwargs, new_options = self.merged(args or (), kwargs, options)
-        return await self.type.aapply_async(new_args, new_kwargs, **new_options)
+        app = self.app
+        task = app.tasks.get(self.task)
+        if task is None:
+            return await app.asend_task(self.task, new_args, new_kwargs, **new_options)
+        return await task.aapply_async(new_args, new_kwargs, **new_options)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """``await signature``: publish, and wait for the value."""

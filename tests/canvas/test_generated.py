@@ -97,7 +97,8 @@ class Runner:
         if isinstance(node, Chain):
             return canvas.chain(*(self.signature(step, token) for step in node.steps))
         if isinstance(node, Group):
-            return canvas.group([self.signature(member, token) for member in node.members], app=self.app)
+            # Of a generator, which is read by whoever looks first.
+            return canvas.group((self.signature(member, token) for member in node.members), app=self.app)
         header = [self.signature(member, token) for member in node.header]
         return canvas.chord(header, self.signature(node.body, token), app=self.app)
 

@@ -369,3 +369,13 @@ def test_they_survive_every_serializer_at_any_depth(serializer: str) -> None:
             assert json.loads(json.dumps(again)) == expected
         data, content_type, _ = app.codecs.encode_result(made, serializer)
         assert json.loads(json.dumps(app.codecs.decode_result(data, content_type))) == expected
+
+
+def test_a_task_of_another_program_can_be_awaited_too(app: Kernel) -> None:
+    async def main() -> str:
+        result = await app.signature("elsewhere", (1,)).aapply_async(queue="theirs")
+        assert (await app.signature("elsewhere", (2,)).adelay()).id
+        return result.id
+
+    sent = asyncio.run(main())
+    assert [message.id for message in app.broker.peek("theirs", 10)] == [sent]
