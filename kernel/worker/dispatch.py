@@ -70,6 +70,18 @@ class Dispatcher:
         self._shared = False
         self._look_at = 0.0
 
+    def admit(self, item: Item, *, has_copy: bool) -> None:
+        """It waits for its turn. A copy of what is in hand, which is to look whether that has ended, waits for it."""
+        if has_copy and (item.delivery.seen or item.delivery.message.headers.get("redelivered")):
+            self.ready.hold(item)
+        else:
+            self.ready.add(item)
+
+    def left(self, item: Item) -> None:
+        """It is settled, or nobody's here any more."""
+        self._ledger.leave(item)
+        self.ready.free(item.id)
+
     def room(self) -> int:
         """How many more messages may be claimed. Any thread.
 

@@ -326,8 +326,9 @@ class Engine:
             self._settle(item, Verdict.REQUEUE)
             return
         fate = self._admission.decide(item)
+        has_copy = self._ledger.name(item)
         if fate is None:
-            self._dispatcher.ready.add(item)
+            self._dispatcher.admit(item, has_copy=has_copy)
         else:
             self._meet(item, fate)
 
@@ -471,7 +472,7 @@ class Engine:
             item.acked = True
             self._go_on(item)
         else:
-            self._ledger.leave(item)
+            self._dispatcher.left(item)
 
     def _follow(self, item: Item, *, again: bool) -> None:
         """It has ended, and what follows takes a process where tasks are: it is worked out there, and nothing is run.
@@ -488,7 +489,7 @@ class Engine:
 
     def _leave(self, item: Item) -> None:
         """It is nobody's any more, and there was no settlement that would have told the pump of the room."""
-        self._ledger.leave(item)
+        self._dispatcher.left(item)
         self.pump.kick()
 
     def _forget_stale(self, item: Item, *, worked: bool = True) -> None:

@@ -101,14 +101,28 @@ class Item:
 
 
 class ReadyQueue:
-    """What waits in the engine: queues take turns, each first in, first out."""
+    """What waits in the engine: queues take turns, each first in, first out. Its length is that of what may go."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, deque[Item]] = OrderedDict()
         self._length = 0
+        self._copies: dict[str, deque[Item]] = {}
 
     def __len__(self) -> int:
         return self._length
+
+    def hold(self, item: Item) -> None:
+        """One that has its turn when the other copy of its message, which is in hand, has ended: whether it has to be
+        run is known then."""
+        self._copies.setdefault(item.id, deque()).append(item)
+
+    def free(self, id: str) -> None:
+        """A message with this id has left: the turn of its oldest copy here has come."""
+        waiting = self._copies.get(id)
+        if waiting is not None:
+            self.add_front(waiting.popleft())
+            if not waiting:
+                del self._copies[id]
 
     def add(self, item: Item) -> None:
         self._queues.setdefault(item.delivery.queue, deque()).append(item)
@@ -137,6 +151,12 @@ class ReadyQueue:
 
     def remove(self, item: Item) -> bool:
         """Take out an item; False when it is not here."""
+        copies = self._copies.get(item.id)
+        if copies is not None and item in copies:
+            copies.remove(item)
+            if not copies:
+                del self._copies[item.id]
+            return True
         queue = self._queues.get(item.delivery.queue)
         if queue is None or item not in queue:
             return False
@@ -147,8 +167,9 @@ class ReadyQueue:
         return True
 
     def clear(self) -> list[Item]:
-        items = [item for queue in self._queues.values() for item in queue]
+        items = [item for queue in (*self._queues.values(), *self._copies.values()) for item in queue]
         self._queues.clear()
+        self._copies.clear()
         self._length = 0
         return items
 
@@ -168,6 +189,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._items: dict[int, Item] = {}
+        self._ids: dict[str, int] = {}
         self._next = 0
         self.bytes = 0
         self.sent = 0
@@ -186,6 +208,12 @@ class Ledger:
         self._items[item.seq] = item
         self.bytes += delivery.size
         return item
+
+    def name(self, item: Item) -> bool:
+        """Its id is known now; whether another one has it, too."""
+        count = self._ids.get(item.id, 0)
+        self._ids[item.id] = count + 1
+        return count > 0
 
     def get(self, seq: int) -> Item | None:
         return self._items.get(seq)
@@ -212,6 +240,9 @@ class Ledger:
     def leave(self, item: Item) -> None:
         if self._items.pop(item.seq, None) is not None:
             self.bytes -= item.delivery.size
+            count = self._ids.pop(item.id, 0)
+            if count > 1:
+                self._ids[item.id] = count - 1
             if item.place is Place.SENT:
                 self._count(item, -1)
 

@@ -117,7 +117,7 @@ def test_the_answer_to_a_settlement_is_lost(
         through(project, server.url, proxy, "-c", "2") as worker,
     ):
         for number in range(rounds(4, 40)):
-            trap = proxy.trap(settles(), LOSE)
+            trap = proxy.trap(settles(results=results), LOSE)
             after = project.task("after")
             keys = [f"k{number}.{n}" for n in range(5)]
             for key in keys:
@@ -129,9 +129,9 @@ def test_the_answer_to_a_settlement_is_lost(
             tally.runs += 1
 
 
-def settles() -> bytes:
+def settles(*, results: bool = False) -> bytes:
     """What only a command that settles has in it: its script's digest."""
-    return claiming.ACK.sha.encode()
+    return (claiming.FINISH if results else claiming.ACK).sha.encode()
 
 
 @pytest.mark.case("A3")

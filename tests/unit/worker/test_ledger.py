@@ -112,3 +112,43 @@ def test_what_takes_one_child_after_the_other_along_counts_as_running() -> None:
         assert ledger.account([], set(), recalled={waiting.seq}).unstarted == [item, waiting]
     accounts = ledger.account([], set(), recalled={waiting.seq})
     assert (accounts.running, accounts.unstarted) == ([item], [waiting])
+
+
+def named(ledger: Ledger, *, seen: bool = False) -> tuple[Item, bool]:
+    found = delivery()
+    found.seen = seen
+    item = ledger.enter(found)
+    item.id = "i"
+    return item, ledger.name(item)
+
+
+def test_copies_are_known_until_the_last_has_left() -> None:
+    ledger = Ledger()
+    (first, alone), (second, has_copy) = named(ledger), named(ledger)
+    assert (alone, has_copy) == (False, True)
+    ledger.leave(first)
+    assert named(ledger)[1]
+    for item in ledger:
+        ledger.leave(item)
+    ledger.leave(second)
+    assert not named(ledger)[1]
+
+
+def test_a_copy_has_its_turn_when_one_before_it_has_left() -> None:
+    ready = ReadyQueue()
+    first, second, other = Item(1, delivery(), id="i"), Item(2, delivery(), id="i"), Item(3, delivery(), id="o")
+    for item in (first, second):
+        ready.hold(item)
+    assert len(ready) == 0
+    ready.add(other)
+    ready.free("o")
+    assert ready.pop(lambda item: True) is other
+    ready.free("i")
+    assert (len(ready), ready.pop(lambda item: True)) == (1, first)
+    assert ready.remove(second)
+    ready.free("i")
+    assert len(ready) == 0
+    ready.hold(second)
+    assert ready.clear() == [second]
+    ready.free("i")
+    assert len(ready) == 0
