@@ -70,7 +70,7 @@ class TaskLogs:
 
     def _record(self, level: int, text: str, data: dict[str, Any]) -> logging.LogRecord:
         """What `logging` would make, from the first one of its kind: where it comes from and in which process is always
-        the same, and to find it out each time is a fifth of what a short task costs."""
+        the same, and to find it out each time is a tenth of what a short task costs."""
         made = self._made.get(level)
         if made is None or made.process != os.getpid():
             made = logging.LogRecord(self.logger.name, level, __file__, 0, text, (data,), None, "kernel_task_end")

@@ -14,7 +14,7 @@ from kernel_lib_amqp import tables
 
 _TEXT: Final = 0x53  # S
 _NUMBER: Final = 0x49  # I
-_MOST: Final = 8
+_MOST: Final = 4
 _LARGEST: Final = 16 * 1024
 _u32 = struct.Struct(">I").unpack_from
 _i32 = struct.Struct(">i").unpack_from
@@ -25,15 +25,22 @@ class Layouts:
 
     def __init__(self) -> None:
         self._known: tuple[Layout, ...] = ()
+        self._learnt = 0
+        self._met = 0
 
     def load(self, table: bytes) -> dict[str, Any]:
         """The table, which is all of these bytes, as `tables.load` reads it; raises what that raises."""
         for layout in self._known:
             found = layout.read(table)
             if found is not None:
+                self._met += 1
                 return found
         found = tables.load(table)
-        if len(table) <= _LARGEST and (new := Layout(table)).size == len(found):
+        # Where each is of a kind of its own there is nothing to be learnt.
+        if len(table) > _LARGEST or self._learnt > _MOST + self._met // 4:
+            return found
+        self._learnt += 1
+        if (new := Layout(table)).size == len(found):
             self._known = (new, *self._known[: _MOST - 1])
         return found
 
@@ -71,6 +78,8 @@ class Layout:
 
     def read(self, table: bytes) -> dict[str, Any] | None:
         """The table, if it is of this kind."""
+        if not table.endswith(self._rest):
+            return None
         found = self._constants.copy()
         at = 4
         try:
@@ -83,7 +92,7 @@ class Layout:
                     found[name] = tables.text(table[start:at])
                 else:
                     found[name] = _i32(table, at - 4)[0]
-            if table[at:] != self._rest or at + len(self._rest) != len(table) or _u32(table)[0] != len(table) - 4:
+            if at + len(self._rest) != len(table) or _u32(table)[0] != len(table) - 4:
                 return None
         except struct.error:
             return None  # cut short
