@@ -129,7 +129,7 @@ def test_the_answer_to_a_settlement_is_lost(
             tally.runs += 1
 
 
-def settles(*, results: bool = False) -> bytes:
+def settles(*, results: bool) -> bytes:
     """What only a command that settles has in it: its script's digest."""
     return (claiming.FINISH if results else claiming.ACK).sha.encode()
 
