@@ -30,6 +30,7 @@ _POSTGRES_SETTINGS: Final = (
     "synchronous_commit=on",
     "shared_buffers=64MB",
     "max_connections=100",
+    "max_prepared_transactions=10",
     "listen_addresses=127.0.0.1",
     "logging_collector=off",
     "lc_messages=C",

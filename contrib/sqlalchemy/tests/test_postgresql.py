@@ -44,6 +44,11 @@ def _url(server: Server) -> str:
     return server.url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
+def count(engine: Engine) -> Any:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM orders"))
+
+
 def waiting(app: Kernel) -> list[int]:
     return [app.codecs.decode_body(message)[0][0] for message in app.broker.peek("celery", 1000)]
 
@@ -131,11 +136,25 @@ def test_many_calls_of_one_transaction(app: Kernel, engine: Engine) -> None:
 
 
 def test_two_phase_sessions_send_after_the_second(app: Kernel, engine: Engine) -> None:
-    # A server of the tests prepares no transactions; that none is notified from is what matters here.
+    add: Any = app.tasks["t.add"]
     with Session(engine, twophase=True) as session:
-        app.tasks["t.add"].delay_on_commit(session, 1)
+        session.execute(ORDER, {"number": 1})
+        add.delay_on_commit(session, 1)
+        with session.begin_nested():
+            add.delay_on_commit(session, 2)
+        session.prepare()
+        # Nobody can notify from a prepared transaction, so the messages are not part of it.
+        assert waiting(app) == []
+        session.commit()
+        assert waiting(app) == [1, 2]
+        add.delay_on_commit(session, 3)
+        session.execute(ORDER, {"number": 2})
+        session.prepare()
         session.rollback()
-    assert waiting(app) == []
+        add.delay_on_commit(session, 4)
+        session.rollback()
+    assert waiting(app) == [1, 2]
+    assert count(engine) == 1
 
 
 def test_a_connection_without_a_session(app: Kernel, engine: Engine) -> None:
