@@ -19,6 +19,7 @@ from kernel.interfaces.backend import Backend, Record, replaces
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
 from kernel.request import Request, current_request
+from kernel.routing.queue import PRIVATE
 from kernel.worker import end as ends
 from kernel.worker import replacing
 from kernel.worker.assignment import Assignment, Ending, Obituary, Sink
@@ -285,6 +286,8 @@ class Executor:
 
     def _looks_first(self, assignment: Assignment) -> bool:
         """Whether it may have been run before, and its record says so."""
+        if assignment.queue.startswith(f"{PRIVATE}."):
+            return False  # of what is sent to all, each worker runs its copy: the record may be another one's
         # What was acknowledged early was never claimed by anyone who started it.
         seen = assignment.joined or (assignment.seen and not assignment.early_ack)
         if not (seen or assignment.message.headers.get("redelivered")):

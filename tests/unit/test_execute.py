@@ -171,6 +171,21 @@ def forbidden(app: Kernel) -> Task[..., Any]:
     return body
 
 
+@pytest.mark.parametrize(("queue", "runs"), [("bcast.w1@host.everyone", 1), ("celery", 0)])
+def test_a_copy_of_its_own_is_run_whatever_became_of_others(bench: Bench, app: Kernel, queue: str, runs: int) -> None:
+    ran: list[int] = []
+
+    @app.task(name="note")
+    def note() -> None:
+        ran.append(1)
+
+    sent = bench.message(note, task_id="everyone")
+    bench.carry_out(bench.run_message(sent, queue="bcast.w2@host.everyone"))
+    ran.clear()
+    bench.run_message(sent, queue=queue, seen=True)
+    assert len(ran) == runs
+
+
 @pytest.mark.parametrize("how", ["seen", "redelivered"])
 def test_what_has_its_record_is_not_run_again(bench: Bench, app: Kernel, diary: Diary, how: str) -> None:
     task = forbidden(app)
