@@ -301,9 +301,9 @@ def refresh(results: Sequence[Any]) -> None:
             backend = result.backend
             unknown.setdefault(id(backend), (backend, []))[1].append(result)
     for backend, waiting in unknown.values():
-        for result, record in zip(
-            waiting, load(waiting[0]._app, backend, [result.id for result in waiting]), strict=True
-        ):
+        waiting[0]._warn_of_eager()
+        records = load(waiting[0]._app, backend, [result.id for result in waiting])
+        for result, record in zip(waiting, records, strict=True):
             if record is not None:
                 result._note(record)
 
