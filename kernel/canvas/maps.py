@@ -100,7 +100,9 @@ class xmap(Signature[list[Any]]):  # noqa: N801 - Celery's name
         *,
         lineage: Lineage,
     ) -> list[Call]:
-        self.check_items()
+        if lineage.parent_id is None:
+            # What a worker publishes after a task must not make that task fail.
+            self.check_items()
         return super().calls(args, kwargs, options, lineage=lineage)
 
     def _route(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from kernel import errors, states
 from kernel.app import Kernel
+from kernel.call import Call
 from kernel.canvas import Signature, chain, chunks, group, maybe_signature, signature, xmap, xstarmap
 from kernel.groupresult import GroupResult, ResultSet
 from kernel.request import Request
@@ -518,3 +519,13 @@ def test_eager_results_have_parents(app: Kernel) -> None:
     result: Any = (double(app, 1) | group(double(app), double(app))).apply()
     assert isinstance(result.parent, EagerResult)
     assert (result.parent.get(), result.parent.parent) == (2, None)
+
+
+def test_a_map_that_cannot_run_does_not_fail_whom_it_follows(running: Kernel) -> None:
+    """Also one that somebody else made, whose items nobody looked at."""
+    add = running.tasks["add"]
+    link = group(add.starmap([(1, 2), (3,)]), add.s(1))
+    unchecked = {**running.tasks["double"].s(2), "options": {"link": [json.loads(json.dumps(link))]}}
+    publication = running.publisher.prepare(Call.from_signature(running.signature(unchecked)))
+    running.publisher.send([publication])
+    assert running.AsyncResult(publication.message.id).get(timeout=TIMEOUT) == 4
