@@ -20,7 +20,7 @@ from kernel.testing.workers import Project, WorkerProcess, wait_for
 from tests.faults.fleet import fleet_project
 from tests.faults.table import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 _TASKS: Final = """
 @app.task
@@ -98,16 +98,24 @@ def copies_of(project: Project, made: Any, count: int) -> Any:
     return result
 
 
-def looked_at(project: Project, worker: WorkerProcess, count: int) -> None:
-    """Until another copy of one of `count` bodies that have begun was looked at."""
-    wait_for(
-        lambda: (
-            len(project.counts("BODY")) == count
-            and (_GAVE_WAY in worker.log or sum(project.counts("BODY").values()) > count)
-        ),
-        40,
-        lambda: worker.log,
-    )
+@contextlib.contextmanager
+def workers(project: Project, count: int) -> Iterator[list[WorkerProcess]]:
+    """So many, each of which holds one message at a time: a worker keeps copies of what it has in hand waiting."""
+    with contextlib.ExitStack() as stack:
+        limits = ("-c", "1", "--prefetch-multiplier", "1", "-Q", f"celery,{_BODIES}")
+        yield [stack.enter_context(WorkerProcess(project, *limits)) for _ in range(count)]
+
+
+def looked_at(project: Project, running: list[WorkerProcess], expected: dict[str, int]) -> None:
+    """Until the bodies have begun as often as is `expected`, and another copy was looked at meanwhile."""
+
+    def done() -> bool:
+        found = project.counts("BODY")
+        if any(found[key] < count for key, count in expected.items()):
+            return False
+        return found != expected or any(_GAVE_WAY in worker.log for worker in running)
+
+    wait_for(done, 40, lambda: "\n".join(worker.log for worker in running))
 
 
 def go(project: Project) -> None:
@@ -130,8 +138,8 @@ def settled(project: Project) -> None:
 def test_copies_of_a_body_in_hand_at_once(on: Callable[[str], Project], names: str, tally: Tally) -> None:
     project = on(names)
     result = copies_of(project, project.task("body").s("b").set(queue=_BODIES), 1)
-    with WorkerProcess(project, "-c", "3", "-Q", f"celery,{_BODIES}") as worker:
-        looked_at(project, worker, 1)
+    with workers(project, 2) as running:
+        looked_at(project, running, {"b": 1})
         go(project)
         assert result.get(timeout=40) == ["m", "b"]
         settled(project)
@@ -146,8 +154,8 @@ def test_copies_of_a_body_that_is_a_group(on: Callable[[str], Project], names: s
     body = project.task("body")
     made = group(body.s("x", retries=1).set(queue=_BODIES), body.s("y").set(queue=_BODIES))
     result = copies_of(project, made, 2)
-    with WorkerProcess(project, "-c", "4", "-Q", f"celery,{_BODIES}") as worker:
-        looked_at(project, worker, 2)
+    with workers(project, 3) as running:
+        looked_at(project, running, {"x": 2, "y": 1})
         go(project)
         assert [each.get(timeout=40) for each in result.results] == [["m", "x"], ["m", "y"]]
         settled(project)
@@ -162,15 +170,14 @@ def test_the_copy_that_began_is_run_again_when_its_worker_dies(
 ) -> None:
     project = on(names)
     result = copies_of(project, project.task("body").s("b").set(queue=_BODIES), 1)
-    first = WorkerProcess(project, "-c", "3", "-Q", f"celery,{_BODIES}")
-    try:
-        looked_at(project, first, 1)
-    finally:
-        first.signal_all(signal.SIGKILL)
-        first.process.wait(10)
+    with workers(project, 2) as running:
+        looked_at(project, running, {"b": 1})
+        for worker in running:
+            worker.signal_all(signal.SIGKILL)
+            worker.process.wait(10)
     ran = project.counts("BODY")["b"]
     go(project)
-    with WorkerProcess(project, "-c", "1", "-Q", f"celery,{_BODIES}"):
+    with workers(project, 1):
         assert result.get(timeout=40) == ["m", "b"]
         settled(project)
     tally.runs += 1
