@@ -155,6 +155,9 @@ class Restart:
     def carry_out(self) -> None:
         """Execute the command line of this process again, in this process; returns if it is not wanted."""
         if self.wanted:
+            from kernel.worker import logs
+
+            logs.flush()
             arguments = [sys.executable, *sys.orig_argv[1:]]
             os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
 

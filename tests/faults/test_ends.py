@@ -173,6 +173,18 @@ def test_sighup_begins_anew_in_the_same_process(tmp_path: Path) -> None:
         assert project.counts("BEGIN") == {"k": 1}
 
 
+def test_a_worker_that_begins_anew_leaves_no_word_unsaid(tmp_path: Path) -> None:
+    with (
+        project_in(tmp_path / "p", tasks=TALK) as project,
+        WorkerProcess(project, "-P", "solo", "--processes", "0", environment={"PYTHONUNBUFFERED": ""}) as worker,
+    ):
+        project.task("talk").delay("k").get(timeout=20)
+        worker.signal(signal.SIGHUP)
+        wait_for(lambda: worker.log.count("ready.") == 2, 30, lambda: worker.log)
+        assert worker.log.count("said k") == 1
+        assert worker.log.count("succeeded") == 1
+
+
 def test_sigusr1_shows_where_the_engine_is_and_ends_nothing(tmp_path: Path) -> None:
     with project_in(tmp_path / "p") as project, WorkerProcess(project, "-c", "1") as worker:
         worker.signal(signal.SIGUSR1)
