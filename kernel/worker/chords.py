@@ -51,7 +51,7 @@ class Chords:
         along: set[int] = set()
         for at, each in together.items():
             end = endings[at].followed_by(each)
-            if self._atomic and not early[at] and all(map(self._is_plain, end.publications)) and self._ready(end):
+            if self._atomic and not early[at] and self._are_plain(end.publications, for_ever) and self._ready(end):
                 endings[at] = end
                 along.add(at)
         apart = [(at, followed) for at, followed in found if at not in along]
@@ -74,11 +74,13 @@ class Chords:
             self._store([followed], for_ever)
             self._steps.publish([(at, item) for item in followed.publications], for_ever)
 
-    def _is_plain(self, item: Publication) -> bool:
-        """Whether it can be stored with a settlement."""
-        # Which queues an exchange means, and what the broker refuses, is found out by publishing.
-        most = self._app.broker.capabilities.max_bytes
-        return not item.exchange and (most is None or item.message.size <= most)
+    def _are_plain(self, publications: Sequence[Publication], for_ever: bool) -> bool:
+        """Whether they can be stored with a settlement: which queues an exchange means, and what the broker refuses, is
+        found out by publishing."""
+        if not publications:
+            return True
+        most = self._steps.insist(lambda: self._app.broker, for_ever).capabilities.max_bytes
+        return not any(item.exchange or (most is not None and item.message.size > most) for item in publications)
 
     def _joined(self, endings: Sequence[Ending], for_ever: bool) -> list[tuple[int, Followed]]:
         joins = [(at, ending.join) for at, ending in enumerate(endings) if ending.join is not None]

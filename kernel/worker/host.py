@@ -223,7 +223,7 @@ class HostInbox:
         """The outcome of `seq` is on its way."""
         job = self.active.pop(seq, None)
         if job is not None:
-            self.done += 1
+            self.done += not job.assignment.joined  # which was counted when it ran
             self._release(job.slot)
 
     def interrupt_marked(self) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from kernel_lib_sql import Bell, Database, Transaction
 
+from kernel.interfaces.backend import check_part
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement
 from kernel_broker_sql import claims, ends, leases, outbox
 from kernel_broker_sql.schema import BROKER
@@ -114,6 +115,9 @@ class SqlConsumer:
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         if not settlements:
             return []
+        for item in settlements:
+            for part in item.parts:
+                check_part(part)
         self._database.ensure(BROKER)
         if self._results_at != self._database.generation and any(map(ends.has_results, settlements)):
             # Imported for those who store results in this database, and for no other worker.

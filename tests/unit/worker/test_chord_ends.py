@@ -20,6 +20,22 @@ from kernel.worker.outbox import Outbox
 MOST = 1000
 
 
+class FakeApp:
+    """What an outbox asks of an app. Its broker cannot be reached as long as there are `failures` left."""
+
+    def __init__(self, backend: Any, deliver: Any) -> None:
+        self.backend = backend
+        self.opened = SimpleNamespace(preparing=None)
+        self.publisher = SimpleNamespace(deliver=deliver)
+        self.failures: list[BaseException] = []
+
+    @property
+    def broker(self) -> Any:
+        if self.failures:
+            raise self.failures.pop()
+        return SimpleNamespace(capabilities=SimpleNamespace(max_bytes=MOST))
+
+
 class Bench:
     """An outbox of a worker whose broker brings parts, unless it is told otherwise; and what it has done."""
 
@@ -36,14 +52,9 @@ class Bench:
             chord_parts=self._bring,
             capabilities=SimpleNamespace(to_caller=False, chords=True),
         )
-        app: Any = SimpleNamespace(
-            backend=backend,
-            opened=SimpleNamespace(preparing=None),
-            publisher=SimpleNamespace(deliver=self._publish),
-            broker=SimpleNamespace(capabilities=SimpleNamespace(max_bytes=MOST)),
-        )
+        self.app = FakeApp(backend, self._publish)
         self.outbox = Outbox(
-            app,
+            self.app,  # type: ignore[arg-type]
             atomic=atomic,
             atomic_chords=atomic_chords,
             deliver=self.delivered.extend,
@@ -174,6 +185,14 @@ def test_what_breaks_a_chord_is_found_out_here_and_what_follows_goes_along() -> 
     assert ([record.id for record in found.records], names(found.publications)) == (["next"], ["errback"])
     assert not (bench.published)
     assert not (found.completes)
+
+
+def test_a_broker_that_is_away_is_waited_for() -> None:
+    bench = Bench()
+    bench.app.failures = [errors.OperationalError("away")]
+    found = bench.add(member(here=True))
+    assert found.verdict is Verdict.ACK
+    assert names(found.publications) == ["body"]
 
 
 def test_a_try_that_failed_leaves_nothing_behind() -> None:
