@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from kernel import Kernel
+from kernel import Kernel, drivers
 from kernel.testing.workers import Project, WorkerProcess, project_in
 from kernel.worker.worker import Worker
 
@@ -174,13 +174,24 @@ def test_every_page_with_code_is_among_them() -> None:
     assert with_code == {page.path for page in PAGES} | set(OTHERS)
 
 
-@pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*_*/README.md")))
-def test_the_settings_of_a_plugins_page_are_taken(path: str, shop: types.ModuleType) -> None:
-    blocks = blocks_of(path)
-    names: dict[str, Any] = {"Kernel": Kernel}
-    for number, block in enumerate(blocks):
-        run(block, names, f"{path}, block {number}")
-    assert len([name for name in names if name == "app"]) <= len(blocks)
+PLUGINS: Final = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*_*/README.md"))
+
+
+@pytest.mark.parametrize("path", [path for path in PLUGINS if blocks_of(path)])
+def test_the_addresses_of_a_plugins_page_lead_to_drivers(path: str) -> None:
+    made: list[Kernel] = []
+
+    def kernel(*args: Any, **settings: Any) -> Kernel:
+        made.append(Kernel(*args, **settings))
+        return made[-1]
+
+    for number, block in enumerate(blocks_of(path)):
+        run(block, {"Kernel": kernel}, f"{path}, block {number}")
+    addresses = [("brokers", app.conf.broker_url) for app in made] + [
+        ("backends", app.conf.result_backend) for app in made
+    ]
+    found = [drivers.load(kind, url, choices=made[0].conf.drivers) for kind, url in addresses if url]
+    assert len(found) >= 1
 
 
 def test_the_test_of_the_page_on_tests_passes(kernel_app: Kernel, kernel_worker: Worker) -> None:
