@@ -1,8 +1,8 @@
 """The body of a chord whose message is there several times, with all copies in hand at once: cases C2 and C6.
 
 A worker dies after each publication of the body and before the settlement of what completed the chord, so that the body
-is published again. Nobody takes bodies until there are at least two copies of each of their tasks, and none of these
-ends before another copy was looked at: none can find a record of the other.
+is published again. Nobody takes bodies until there are at least two copies of each of their tasks, which then go to two
+workers; and none of them ends before another copy was looked at: none can find a record of the other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Final
 import pytest
 
 from kernel import chord, group
+from kernel.interfaces.broker import STORED, ConsumeOptions, QueueSpec, Settlement, Verdict
+from kernel.message import Publication
 from kernel.testing.workers import Project, WorkerProcess, wait_for
 from tests.faults.fleet import fleet_project
 from tests.faults.table import Tally
@@ -42,15 +44,15 @@ def body(self, values, key, retries=0):
     raise RuntimeError("nobody said go")
 """
 _BODIES: Final = "bodies"
+_FIRST, _OTHERS = "bodies.first", "bodies.others"
 _GAVE_WAY: Final = "gives way to the copy"
 _DIES: Final = {"KERNEL_FAILPOINTS": "successors.published=kill"}
 
 
-def _on(names: str, case: str, note: str, *, thorough: bool = False) -> Any:
+def _on(names: str, case: str, note: str) -> Any:
     """A parameter, with its row in the table of faults."""
     server = "RabbitMQ" if names.startswith("amqp") else "Redis"
-    marks = [pytest.mark.case(case, server=server, note=note)]
-    return pytest.param(names, marks=[*marks, pytest.mark.thorough] if thorough else marks)
+    return pytest.param(names, marks=pytest.mark.case(case, server=server, note=note))
 
 
 _IN_HAND: Final = ("C2", "copies of the body in hand at once")
@@ -95,15 +97,33 @@ def copies_of(project: Project, made: Any, count: int) -> Any:
     finally:
         worker.signal_all(signal.SIGKILL)
         worker.process.wait(10)
+    part(project)
     return result
 
 
+def part(project: Project) -> None:
+    """One copy of each task stays in its queue, and the others go to another: a worker that has a copy in hand keeps
+    others waiting, and these are to be in hand elsewhere."""
+    broker, met = project.app.broker, set()
+    broker.declare([QueueSpec(_FIRST), QueueSpec(_OTHERS)])
+    consumer = broker.consume([_BODIES], ConsumeOptions(owner="the test"))
+    try:
+        while taken := consumer.fetch(100, 1 << 20, 1.0):
+            for delivery in taken:
+                queue = _OTHERS if delivery.message.id in met else _FIRST
+                met.add(delivery.message.id)
+                assert all(outcome is STORED for outcome in broker.publish([Publication(delivery.message, queue)]))
+            consumer.settle([Settlement(delivery, Verdict.ACK) for delivery in taken])
+    finally:
+        consumer.close()
+
+
 @contextlib.contextmanager
-def workers(project: Project, count: int) -> Iterator[list[WorkerProcess]]:
-    """So many, each of which holds one message at a time: a worker keeps copies of what it has in hand waiting."""
+def workers(project: Project) -> Iterator[list[WorkerProcess]]:
+    """One for the first copies, and then one for the others."""
     with contextlib.ExitStack() as stack:
-        limits = ("-c", "1", "--prefetch-multiplier", "1", "-Q", f"celery,{_BODIES}")
-        yield [stack.enter_context(WorkerProcess(project, *limits)) for _ in range(count)]
+        queues = (f"{_FIRST},{_BODIES},celery", _OTHERS)
+        yield [stack.enter_context(WorkerProcess(project, "-c", "2", "-Q", each)) for each in queues]
 
 
 def looked_at(project: Project, running: list[WorkerProcess], expected: dict[str, int]) -> None:
@@ -131,14 +151,14 @@ def settled(project: Project) -> None:
     "names",
     [
         _on("amqp+redis", *_IN_HAND),
-        _on("amqp+rpc", *_IN_HAND, thorough=True),
-        _on("redis+sql", *_IN_HAND, thorough=True),
+        _on("amqp+rpc", *_IN_HAND),
+        _on("redis+sql", *_IN_HAND),
     ],
 )
 def test_copies_of_a_body_in_hand_at_once(on: Callable[[str], Project], names: str, tally: Tally) -> None:
     project = on(names)
     result = copies_of(project, project.task("body").s("b").set(queue=_BODIES), 1)
-    with workers(project, 2) as running:
+    with workers(project) as running:
         looked_at(project, running, {"b": 1})
         go(project)
         assert result.get(timeout=40) == ["m", "b"]
@@ -148,13 +168,13 @@ def test_copies_of_a_body_in_hand_at_once(on: Callable[[str], Project], names: s
     assert project.counts("BODY") == {"b": 1}
 
 
-@pytest.mark.parametrize("names", [_on("amqp+rpc", *_IN_HAND), _on("redis+redis/1", *_IN_HAND, thorough=True)])
+@pytest.mark.parametrize("names", [_on("amqp+rpc", *_IN_HAND), _on("redis+redis/1", *_IN_HAND)])
 def test_copies_of_a_body_that_is_a_group(on: Callable[[str], Project], names: str, tally: Tally) -> None:
     project = on(names)
     body = project.task("body")
     made = group(body.s("x", retries=1).set(queue=_BODIES), body.s("y").set(queue=_BODIES))
     result = copies_of(project, made, 2)
-    with workers(project, 3) as running:
+    with workers(project) as running:
         looked_at(project, running, {"x": 2, "y": 1})
         go(project)
         assert [each.get(timeout=40) for each in result.results] == [["m", "x"], ["m", "y"]]
@@ -170,14 +190,14 @@ def test_the_copy_that_began_is_run_again_when_its_worker_dies(
 ) -> None:
     project = on(names)
     result = copies_of(project, project.task("body").s("b").set(queue=_BODIES), 1)
-    with workers(project, 2) as running:
+    with workers(project) as running:
         looked_at(project, running, {"b": 1})
         for worker in running:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
     ran = project.counts("BODY")["b"]
     go(project)
-    with workers(project, 1):
+    with workers(project):
         assert result.get(timeout=40) == ["m", "b"]
         settled(project)
     tally.runs += 1
