@@ -30,6 +30,8 @@ class Layouts:
 
     def load(self, table: bytes) -> dict[str, Any]:
         """The table, which is all of these bytes, as `tables.load` reads it; raises what that raises."""
+        if len(table) < 4 or _u32(table)[0] != len(table) - 4:
+            return tables.load(table)  # damaged
         for layout in self._known:
             found = layout.read(table)
             if found is not None:
