@@ -79,15 +79,20 @@ class Worker:
         self._wait()
 
     def stop(self) -> None:
-        """SIGTERM, and wait; killed if that takes too long."""
+        """SIGTERM, and wait. Fails the test if that takes too long."""
+        assert self._ends_within(PATIENCE), f"did not stop: {self.log[-3000:]}"
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Whether it ends by SIGTERM in that time; killed if not."""
         if self.process is None or self.process.poll() is not None:
-            return
+            return True
         self.process.terminate()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"did not stop: {self.log[-3000:]}") from None
+            return False
+        return True
 
     def _wait(self) -> None:
         assert self.process is not None
@@ -103,13 +108,7 @@ class CeleryWorker(Worker):
         Stopped while a message is half on its way to a process of its prefork pool, Celery (5.7) waits without end
         for that process. Where its end matters, see `Theirs.retire`.
         """
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(CELERY_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._ends_within(CELERY_PATIENCE)
 
 
 class Theirs:
