@@ -14,6 +14,8 @@ from kernel.worker.pace import Pace
 _WORTH_A_CLAIM: Final = 32
 _STUCK_SECONDS: Final = 0.01
 _ORDER_SECONDS: Final = 0.001
+_CROWDED_SECONDS: Final = 1.0
+_CROWDED_SHARE: Final = 3
 
 
 class Joins:
@@ -69,6 +71,8 @@ class Dispatcher:
         self.joins = Joins()
         self._shared = False
         self._look_at = 0.0
+        self._sent_of: dict[str, float] = {}
+        """When something of each queue was sent (monotonic)."""
 
     def admit(self, item: Item, *, has_copy: bool) -> None:
         """It waits for its turn. A copy of what is in hand, which is to look whether that has ended, waits for it."""
@@ -127,6 +131,7 @@ class Dispatcher:
             now = time.monotonic()
             for item in batch:
                 item.sent_at = now
+                self._sent_of[item.delivery.queue] = now
                 self._ledger.move(item, Place.SENT)
             self._shared = self._shared or len(batch) > 1
 
@@ -175,8 +180,18 @@ class Dispatcher:
         if free <= 0:
             return 0
         most = self._pace.sent(free)
+        if self._is_crowded():
+            # What is with the children is ahead of whatever comes next, of another queue, too.
+            most //= _CROWDED_SHARE
         room = most - (self._ledger.sent - self._ledger.sent_alone)
         return room if room >= min(slots.TOGETHER, most // 4) else 0
+
+    def _is_crowded(self) -> bool:
+        """Whether several queues are busy."""
+        if len(self._sent_of) < 2:
+            return False
+        since = time.monotonic() - _CROWDED_SECONDS
+        return sum(moment > since for moment in self._sent_of.values()) > 1
 
     def _may_share(self, item: Item) -> bool:
         alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None or item.joined

@@ -265,3 +265,16 @@ def test_tasks_that_are_soon_over_do_not_wait_for_parts() -> None:
         fill(dispatch, 1)
         dispatch.send()
         assert bool(executors.sent) is sent
+
+
+def test_fewer_are_with_the_children_while_several_queues_are_busy() -> None:
+    alone, beside = FakeExecutors(), FakeExecutors()
+    first, second = dispatcher(alone, short("t")), dispatcher(beside, short("t"))
+    (single,) = fill(second, 1)
+    single.delivery.queue = "another"
+    second.ready.clear()
+    second.ready.add(single)
+    for dispatch in (first, second):
+        fill(dispatch, 200)
+        dispatch.send()
+    assert sum(len(batch) for batch in beside.sent) < sum(len(batch) for batch in alone.sent) / 2
