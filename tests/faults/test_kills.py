@@ -59,7 +59,7 @@ def test_the_worker_killed_at_random(tmp_path: Path, tally: Tally, rounds: Round
     with project_in(tmp_path / "p", task_delivery_limit=100) as project:
         results = project.task("work").map_delay([(f"k{n}", 0.01) for n in range(400)])
         generator = random.Random(5)
-        for _ in range(rounds(10, 40)):
+        for _ in range(rounds(20, 40)):
             worker = WorkerProcess(project, "-c", "2").wait_ready()
             time.sleep(generator.uniform(0.0, 0.25))
             worker.kill()  # asserts that no child outlives it
@@ -93,7 +93,7 @@ def test_one_segfault_among_innocents_and_the_worker_killed_too(tmp_path: Path, 
     with project_in(tmp_path / "p", tasks=CALLBACKS, **settings) as project:
         bad = project.task("crash").delay("bad")
         results = project.task("work").map_delay([(f"k{n}", 0.02) for n in range(300)])
-        for _ in range(rounds(7, 15)):
+        for _ in range(rounds(15, 15)):
             worker = WorkerProcess(project, "-c", "2").wait_ready()
             time.sleep(0.15)
             # On a busy machine that is not enough to get anywhere, and whoever is killed five times is no innocent.
