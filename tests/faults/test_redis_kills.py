@@ -233,7 +233,8 @@ def test_every_arrow_of_an_end(tmp_path: Path, server: RedisProcess, tally: Tall
             worker.process.wait(10)
             with WorkerProcess(project, "-c", "2"):
                 assert results_within(results, 20) == keys
-                judge(project, keys, tally, within=15, again=2)
+                # Ends that were in the engine's hands, and in nobody else's, are of tasks that run again.
+                judge(project, keys, tally, within=15, again=8 if "settle.before" in point else 2)
                 judge(project, keys, tally, within=10, again=2, word="AFTER")
             assert all(result.state == states.SUCCESS for result in results)
             tally.runs += 1
