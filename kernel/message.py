@@ -119,7 +119,7 @@ class Message:
     def raw_headers(self) -> bytes:
         """The headers as UTF-8 JSON; the text that arrived, when nobody changed it."""
         if self._raw_headers is None:
-            self._raw_headers = json.dumps(self._headers, separators=(",", ":")).encode()
+            self._raw_headers = _compact(self._headers).encode()
         elif isinstance(self._raw_headers, str):
             self._raw_headers = self._raw_headers.encode("utf-8", "surrogatepass")
         return self._raw_headers
@@ -150,7 +150,7 @@ class Message:
         """The properties as UTF-8 JSON, empty when there are none."""
         raw = self._raw_properties
         if raw is None:
-            return json.dumps(self._properties, separators=(",", ":")).encode() if self._properties else b""
+            return _compact(self._properties).encode() if self._properties else b""
         return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
 
     @property
@@ -253,6 +253,7 @@ class Message:
 
 
 _decode: Final = json.JSONDecoder().raw_decode
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _load(text: bytes | str) -> Any:

@@ -156,7 +156,8 @@ class Publisher:
                 body,
                 content_type=content_type,
                 content_encoding=encoding,
-                properties=json.loads(_json(props, "properties")),
+                properties=_json(props, "properties"),
+                known_id=lineage[0] if props["correlation_id"] == lineage[0] else "",
             ),
             address.queue,
             priority=priority,
@@ -450,9 +451,12 @@ def _override_headers(headers: dict[str, Any], known: Mapping[str, Any]) -> None
     headers.update({k: v for k, v in (known.get("headers") or {}).items() if k not in RESERVED_HEADERS})
 
 
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _json(value: Mapping[str, Any], what: str) -> str:
     try:
-        return json.dumps(value, separators=(",", ":"))
+        return _compact(value)
     except (TypeError, ValueError, RecursionError) as exc:
         bad = [name for name, item in value.items() if not _is_json(item)]
         raise errors.EncodeError(

@@ -265,7 +265,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """A copy with these arguments in front, and these keyword arguments and options on top."""
         new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        return self.replace(new_args, dict(new_kwargs), copy.deepcopy(dict(new_options)))
+        return self.replace(new_args, new_kwargs, copy.deepcopy(dict(new_options)) if new_options else {})
 
     partial = clone
 
@@ -276,11 +276,14 @@ class Signature(dict[str, Any], Generic[R_co]):
         options: Mapping[str, Any] | None = None,
     ) -> Self:
         """A copy in which the given parts are replaced."""
-        data = dict(self)
-        data["args"] = tuple(self.args if args is None else args)
-        data["kwargs"] = dict(self.kwargs if kwargs is None else kwargs)
-        data["options"] = copy.deepcopy(self.options) if options is None else dict(options)
-        return self.of_data(data, self._app)
+        made = dict.__new__(type(self))
+        dict.__init__(made, self)
+        made["args"] = tuple(self.args if args is None else args)
+        made["kwargs"] = dict(self.kwargs if kwargs is None else kwargs)
+        made["options"] = copy.deepcopy(self.options) if options is None else dict(options)
+        made._app = self._app
+        made._read()
+        return made
 
     def merged(
         self,
@@ -289,12 +292,13 @@ class Signature(dict[str, Any], Generic[R_co]):
         options: Mapping[str, Any] | None = None,
     ) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
         """The arguments and options of a call with these added. Options of None are left out."""
-        given = {k: v for k, v in (options or {}).items() if v is not None}
-        stored = self.options
-        frozen = _FROZEN_OPTIONS
-        if stored.get("stamped_headers"):
-            frozen = frozen.union(stored["stamped_headers"])
-        new_options = {**stored, **{k: v for k, v in given.items() if k not in frozen or k not in stored}}
+        new_options = {**self.options}
+        if options:
+            frozen = _FROZEN_OPTIONS
+            if new_options.get("stamped_headers"):
+                frozen = frozen.union(new_options["stamped_headers"])
+            more = {k: v for k, v in options.items() if v is not None and not (k in frozen and k in new_options)}
+            new_options.update(more)
         if self.immutable:
             return self.args, self.kwargs, new_options
         new_args = (*args, *self.args) if args else self.args
