@@ -10,6 +10,7 @@ import json
 import marshal
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from kernel import errors
@@ -59,7 +60,6 @@ _RECORD_TEXTS: Final = (
     "queue",
     "stamps",
 )
-_PREPARED_TEXTS: Final = ("id", "state", "attempt")
 
 
 # assignments ------------------------------------------------------------------------------------------------
@@ -264,11 +264,11 @@ def _pack_payload(ending: Ending) -> bytes:
 
 def _pack_record(record: Record) -> tuple[bytes, ...]:
     if record.prepared:
-        texts = json.dumps([getattr(record, name) for name in _PREPARED_TEXTS]).encode()
-        return texts, bytes([_PREPARED]), pack_parts(record.prepared), b"", b""
+        # Nothing else of it counts.
+        return bytes([_PREPARED, len(record.prepared)]) + f"{record.state}\n{record.id}".encode(), *record.prepared
     texts = json.dumps([getattr(record, name) for name in _RECORD_TEXTS]).encode()
     flags = (_ARGS if record.args is not None else 0) | (_KWARGS if record.kwargs is not None else 0)
-    return texts, bytes([flags]), record.result, record.args or b"", record.kwargs or b""
+    return bytes([flags, 0]) + texts, record.result, record.args or b"", record.kwargs or b""
 
 
 def _unpack_payload(view: memoryview, ending: Ending) -> None:
@@ -283,14 +283,17 @@ def _unpack_payload(view: memoryview, ending: Ending) -> None:
 
 
 def _unpack_record(words: Iterator[bytes]) -> Record:
-    texts, flags, result, args, kwargs = (next(words) for _ in range(5))
-    if flags[0] & _PREPARED:
-        return Record(**dict(zip(_PREPARED_TEXTS, json.loads(texts), strict=True)), prepared=unpack_parts(result))
+    head = next(words)
+    flags, count, text = head[0], head[1], head[2:]
+    if flags & _PREPARED:
+        state, _, task_id = text.decode().partition("\n")
+        return Record(id=task_id, state=state, prepared=[*islice(words, count)])
+    result, args, kwargs = next(words), next(words), next(words)
     return Record(
-        **dict(zip(_RECORD_TEXTS, json.loads(texts), strict=True)),
+        **dict(zip(_RECORD_TEXTS, json.loads(text), strict=True)),
         result=result,
-        args=args if flags[0] & _ARGS else None,
-        kwargs=kwargs if flags[0] & _KWARGS else None,
+        args=args if flags & _ARGS else None,
+        kwargs=kwargs if flags & _KWARGS else None,
     )
 
 
