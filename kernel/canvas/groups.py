@@ -46,9 +46,10 @@ class group(Composite):  # noqa: N801 - Celery's name
     def spread(self) -> list[Signature[Any]]:
         """Copies of its members with its own arguments and options; groups among them are flattened."""
         options = {name: value for name, value in self.options.items() if name not in PLACED}
+        own_kwargs = self.own_kwargs(self.kwargs)
         found: list[Signature[Any]] = []
         for task in self.tasks:
-            member = as_group(task).clone(self.args, self.own_kwargs(self.kwargs), **options)
+            member = as_group(task).clone(self.args, own_kwargs, **options)
             found += member.spread() if isinstance(member, group) else [member]
         return found
 
@@ -73,10 +74,10 @@ class group(Composite):  # noqa: N801 - Celery's name
         lineage: Lineage,
     ) -> list[Call]:
         new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        given = self._member_options(new_options)
+        given, own_kwargs = self._member_options(new_options), self.own_kwargs(new_kwargs)
         found = []
         for member in self.tasks:
-            found += member.calls(new_args, self.own_kwargs(new_kwargs), given, lineage=lineage)
+            found += member.calls(new_args, own_kwargs, given, lineage=lineage)
         return found
 
     def _member_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
