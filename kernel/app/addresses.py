@@ -90,6 +90,7 @@ class Addresses:
             settings=conf.driver_values(driver.settings),
             expires=conf.result_expires or None,
             chord_expires=conf.result_chord_expires or None,
+            failure_expires=conf.result_failure_expires or None,
             timeout=conf.broker_connection_timeout,
             app_name=self._name or "kernel",
             broker=broker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.interfaces.backend import Backend, BackendCapabilities, Listening, Preparing
     from kernel.interfaces.broker import Broker
+
+
+_log = logging.getLogger("kernel.results")
 
 
 class Opened:
@@ -131,6 +135,9 @@ class Opened:
                     self._backend = DisabledBackend()
                     return self._backend
                 driver = drivers.load("backends", config.url, choices=app.conf.drivers)
+                if config.failure_expires is not None and not driver.capabilities.failures_expire:
+                    name = config.url.partition(":")[0]
+                    _log.warning("the result backend %s keeps failures as long as other results", name)
                 if app.addresses.embedded is not None:
                     make_room(app.addresses.embedded)
                 backend: Backend = driver(replace(config, codecs=app.codecs, reply_to=self.oid))

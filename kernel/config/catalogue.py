@@ -270,6 +270,13 @@ RESULTS: Final = (
         "Age at which what is known of a chord is deleted; None: `result_expires`.",
         True,
     ),
+    Setting(
+        "result_failure_expires",
+        "seconds",
+        None,
+        "Age at which failures are deleted, on Redis; None: `result_expires`.",
+        True,
+    ),
     Setting("result_chord_retry_interval", "seconds", 1.0, "Pause between looks at an unfinished chord of Celery's."),
     Setting("result_extended", "bool", False, "Store name, arguments, worker, retries and queue with the result."),
     Setting("result_serializer", "str", "json", "Serializer of results."),

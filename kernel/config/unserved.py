@@ -35,7 +35,6 @@ RESULTS: Final = (
     _later("result_chord_join_timeout", "seconds", 3.0, "Time to join the results of a chord."),
     _later("result_exchange", "str", "celeryresults", "Exchange of results that are sent as messages."),
     _later("result_exchange_type", "str", "direct", "Type of that exchange."),
-    _later("result_failure_expires", "seconds", None, "Age at which failures are deleted."),
     _later("result_persistent", "bool", None, "Results that are sent as messages survive a restart of the broker."),
 )
 

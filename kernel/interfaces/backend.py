@@ -43,15 +43,17 @@ class ResultCodecs(Protocol):
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
     """What a backend is built from. `expires` is `result_expires` in seconds (None: never), `chord_expires` the same
-    for what is known of chords, from the part that came last (None: as `expires`); `codecs` are those of
-    the app, where there is one. `broker` is what the app's broker is built from, and `reply_to` where this
-    process is answered, as its messages say; both for backends that send records `to_caller`."""
+    for what is known of chords, from the part that came last (None: as `expires`), and `failure_expires` for records
+    in the state FAILURE (None: as `expires`); `codecs` are those of the app, where there is one. `broker` is what the
+    app's broker is built from, and `reply_to` where this process is answered, as its messages say; both for backends
+    that send records `to_caller`."""
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     expires: float | None = 86400.0
     chord_expires: float | None = None
+    failure_expires: float | None = None
     timeout: float = 4.0
     app_name: str = "kernel"
     codecs: ResultCodecs | None = None
@@ -67,6 +69,8 @@ class BackendCapabilities:
     chords: bool = True
     foreign_chords: bool = False
     """It keeps parts as Celery does, and so those of chords that Celery made, whose size it knows itself."""
+    failures_expire: bool = False
+    """`failure_expires` has an effect."""
     push: bool = True
     """A watcher is woken by the store, and does not poll."""
     every_state: bool = True

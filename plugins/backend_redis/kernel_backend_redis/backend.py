@@ -10,7 +10,7 @@ from typing import Any, Final
 from kernel_lib_redis import backend_server, examine, fault, records
 from kernel_lib_redis.settings import BACKEND_SETTINGS
 
-from kernel import errors
+from kernel import errors, states
 from kernel.hooks import Finding
 from kernel.interfaces import backend as api
 from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreOutcome, StoreState, replaces
@@ -32,15 +32,14 @@ class RedisBackend:
 
     interface = api.INTERFACE
     # States in between that were stored while a watch was being set up, or its connection was down, are not told.
-    capabilities = api.BackendCapabilities(every_state=False, foreign_chords=True)
+    capabilities = api.BackendCapabilities(every_state=False, foreign_chords=True, failures_expire=True)
     settings: tuple[Setting, ...] = BACKEND_SETTINGS
 
     def __init__(self, config: api.BackendConfig) -> None:
         self._server = backend_server(config)
-        # At least a millisecond: 0 means for ever.
-        self._lifetime = 0 if config.expires is None else max(1, round(config.expires * 1000))
-        chords_expire = config.expires if config.chord_expires is None else config.chord_expires
-        self._chord_lifetime = 0 if chords_expire is None else max(1, round(chords_expire * 1000))
+        self._lifetime = _milliseconds(config.expires)
+        self._failure_lifetime = _milliseconds(config.failure_expires) or self._lifetime
+        self._chord_lifetime = _milliseconds(config.chord_expires) or self._lifetime
         self._codecs = config.codecs
         self._formats = Formats(config.codecs)
         self._hub = Hub(self._server, self._key, self._formats.decode)
@@ -97,7 +96,10 @@ class RedisBackend:
 
     def _words(self, record: Record, document: bytes) -> tuple[bytes, ...]:
         key, state = self._key(record.id), record.state
-        return (_text(key), _text(state), b"%d" % record.attempt, document, b"%d" % self._lifetime)
+        return (_text(key), _text(state), b"%d" % record.attempt, document, b"%d" % self._life_of(record))
+
+    def _life_of(self, record: Record) -> int:
+        return self._failure_lifetime if record.state == states.FAILURE else self._lifetime
 
     def prepare(self, record: Record) -> Record | None:
         """The words of its document. Of one that is no JSON the server alone could not tell later what stands."""
@@ -125,7 +127,7 @@ class RedisBackend:
                 return StoreOutcome(StoreState.STANDING, standing)
             key, document = self._key(record.id).encode("utf-8", "surrogatepass"), self._formats.encode(record)
             digest = hashlib.sha1(answer, usedforsecurity=False).hexdigest()
-            answer = self._server.script(scripts.SWAP, key, digest, document, self._lifetime)
+            answer = self._server.script(scripts.SWAP, key, digest, document, self._life_of(record))
             if answer in (0, document):
                 return WON
         raise errors.BackendStoreError(f"the record of {record.id} changes too fast to be replaced", task_id=record.id)
@@ -217,6 +219,11 @@ class RedisBackend:
     def cleanup(self) -> int:
         """The server deletes what has expired."""
         return 0
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """At least one: 0 means for ever."""
+    return 0 if seconds is None else max(1, round(seconds * 1000))
 
 
 def _text(state: str) -> bytes:

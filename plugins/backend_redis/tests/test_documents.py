@@ -130,3 +130,16 @@ def test_what_is_no_document_is_no_result(backend: RedisBackend, client: Any, ra
     client.set("celery-task-meta-a", raw)
     found = backend.load(["a"])
     assert found[0] is None or found[0].state == "7"
+
+
+def test_failures_have_a_life_of_their_own(server: RedisProcess) -> None:
+    client = redis.Redis.from_url(server.url)
+    for lifetimes, most in ((60.0, 5.0), (5, 60)), ((60.0, None), (60, 60)), ((None, 5.0), (5, -1)):
+        expires, failure_expires = lifetimes
+        backend = RedisBackend(BackendConfig(url=server.url, expires=expires, failure_expires=failure_expires))
+        names = [f"{state}-{expires}-{failure_expires}" for state in ("FAILURE", "SUCCESS")]
+        backend.store([Record(id=name, state=name.partition("-")[0], date_done=1.5e9) for name in names])
+        left = [client.ttl(f"celery-task-meta-{name}") for name in names]
+        assert all(most_left - 4 <= seconds <= most_left for seconds, most_left in zip(left, most, strict=True)), left
+        backend.close()
+    client.close()
