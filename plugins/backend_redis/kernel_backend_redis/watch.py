@@ -45,19 +45,26 @@ class RedisWatch(Mailbox):
             self.drop(set(gone))
         self._hub.discard(self, gone)
 
-    def offer(self, record: Record, checksum: int) -> None:
-        """Tell of a record, unless it was told of already or is older than what was."""
+    def offer(self, found: Iterable[tuple[Record, int]]) -> None:
+        """Tell of records, with their check sums, save those that were told of already or are older than what was. All
+        at once: whoever waits is woken once for them."""
         with self.changed:
-            if self.closed or record.id not in self._told:
+            if self.closed:
                 return
-            told = self._told[record.id]
-            # A load and an announcement may bring the same record, or bring two in the wrong order.
-            if told is not None:
-                state, attempt, before = told
-                if checksum == before or not replaces(record.state, record.attempt, state, attempt):
-                    return
-            self._told[record.id] = record.state, record.attempt, checksum
-            self.put(record)
+            for record, checksum in found:
+                if self._is_news(record, checksum):
+                    self._told[record.id] = record.state, record.attempt, checksum
+                    self.put(record)
+
+    def _is_news(self, record: Record, checksum: int) -> bool:
+        if record.id not in self._told:
+            return False
+        told = self._told[record.id]
+        if told is None:
+            return True
+        # A load and an announcement may bring the same record, or bring two in the wrong order.
+        state, attempt, before = told
+        return checksum != before and replaces(record.state, record.attempt, state, attempt)
 
     def close(self) -> None:
         with self.changed:
@@ -176,25 +183,24 @@ class Hub:
                 self._unseen.update(look)
             raise
         finally:
-            for event in events:
-                if event.kind == "message":
-                    self._tell(event.channel, event.data)
+            self._tell([(event.channel, event.data) for event in events if event.kind == "message"])
 
     def _load(self, channels: Sequence[bytes]) -> None:
         for start in range(0, len(channels), _BATCH):
             part = channels[start : start + _BATCH]
-            for channel, raw in zip(part, self._server.call("MGET", *part), strict=True):
-                if raw is not None:
-                    self._tell(channel, raw)
+            found = zip(part, self._server.call("MGET", *part), strict=True)
+            self._tell([(channel, raw) for channel, raw in found if raw is not None])
 
-    def _tell(self, channel: bytes, raw: bytes) -> None:
+    def _tell(self, found: Sequence[tuple[bytes, bytes]]) -> None:
+        """What was found under some channels, in order, to all who wait for it."""
         with self._lock:
-            task_id, watches = self._waiting.get(channel, ("", set[RedisWatch]()))
-            told = [*watches]
-        if not told:
-            return
-        record = self._decode(task_id, raw)
-        if record is not None:
-            checksum = zlib.crc32(raw)
-            for watch in told:
-                watch.offer(record, checksum)
+            known = [(*self._waiting[channel], raw) for channel, raw in found if channel in self._waiting]
+            told = [(task_id, tuple(watches), raw) for task_id, watches, raw in known]
+        news: dict[RedisWatch, list[tuple[Record, int]]] = {}
+        for task_id, watches, raw in told:
+            record = self._decode(task_id, raw) if watches else None
+            if record is not None:
+                for watch in watches:
+                    news.setdefault(watch, []).append((record, zlib.crc32(raw)))
+        for watch, records in news.items():
+            watch.offer(records)
