@@ -74,8 +74,7 @@ def test_killed_with_full_slots(tmp_path: Path, server: RedisProcess, tally: Tal
 def test_everyone_dies_with_four_hundred_in_flight(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds
 ) -> None:
-    settings = {"worker_prefetch_multiplier": 50}
-    with redis_project(tmp_path, server, results=False, **settings) as project:
+    with redis_project(tmp_path, server, results=False, worker_prefetch_multiplier=50) as project:
         for number in range(rounds(1, 5)):
             before = len(project.notes())
             keys = send(project, 400, 0.02, first=1000 * number)
