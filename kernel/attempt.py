@@ -1,6 +1,6 @@
 """One attempt at a task: from its arguments to a decision on how it ends. Workers and eager mode run it alike.
 
-Nothing is stored or published here. What ends an attempt is a `Conclusion`; `kernel.worker.end` acts on it.
+Nothing is stored or published here. What ends an attempt is a `Conclusion`; `kernel.worker.running.end` acts on it.
 """
 
 from __future__ import annotations

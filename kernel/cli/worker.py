@@ -17,7 +17,7 @@ from kernel.cli import exits
 from kernel.cli.frame import state_of
 
 if TYPE_CHECKING:
-    from kernel.worker.engine import Engine
+    from kernel.worker.engine.engine import Engine
     from kernel.worker.manifest import Manifest
     from kernel.worker.options import WorkerOptions
 
@@ -163,7 +163,7 @@ class Restart:
 
 
 def _handle_signals(engine: Engine, restart: Restart) -> None:
-    from kernel.worker.shutdown import Stage
+    from kernel.worker.engine.shutdown import Stage
 
     seen = {"interrupts": 0}
 

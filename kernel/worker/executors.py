@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kernel.worker.assignment import Ending
-from kernel.worker.ledger import Item
+from kernel.worker.claims.ledger import Item
 from kernel.worker.slots import Holding
 
 

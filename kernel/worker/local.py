@@ -16,13 +16,13 @@ from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import Drained, PoolConfig
 from kernel.worker import lookout, slots
 from kernel.worker.assignment import Assignment, Ending, are_plain
-from kernel.worker.cleaning import Cleaner
-from kernel.worker.execute import Executor, TaskJob
+from kernel.worker.claims.ledger import Item
 from kernel.worker.executors import Listener
 from kernel.worker.failpoints import Failpoints
-from kernel.worker.ledger import Item
 from kernel.worker.manifest import Manifest
-from kernel.worker.outbox import Outbox
+from kernel.worker.running.cleaning import Cleaner
+from kernel.worker.running.execute import Executor, TaskJob
+from kernel.worker.running.outbox import Outbox
 from kernel.worker.slots import Holding
 from kernel.worker.waker import Waker
 

@@ -14,14 +14,14 @@ from kernel import drivers, errors
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Broker, BrokerConfig
 from kernel.worker import manifest as manifests
-from kernel.worker.children import Children
-from kernel.worker.engine import Engine
+from kernel.worker.engine.engine import Engine
+from kernel.worker.engine.shutdown import Stage
 from kernel.worker.executors import Executors
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.local import Local
 from kernel.worker.manifest import Manifest
 from kernel.worker.options import WorkerOptions
-from kernel.worker.shutdown import Stage
+from kernel.worker.processes.children import Children
 
 if TYPE_CHECKING:
     from kernel.app import Kernel

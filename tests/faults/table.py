@@ -14,16 +14,20 @@ as not run, with its reason.
 
 ``rounds(2, 20)`` is 2, and 20 with ``--thorough``, which is how ``make faults`` runs; what is marked ``thorough`` needs
 that. ``--fault-table=docs/faults.md`` writes the table between the markers in that file.
+
+Run in pieces, each with the same ``--fault-record=FILE``, the table is of all of them: a test that runs again takes the
+place of its earlier run, and each row says on which day its oldest test ran. A new FILE begins a new table.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +49,7 @@ _SERVERS: Final = (
     ("postgresql", "PostgreSQL"),
     ("interop", "beside Celery"),
 )
-_COLUMNS: Final = ("case", "what", "server", "runs", "lost", "doubled", "late", "stuck", "")
+_COLUMNS: Final = ("case", "what", "server", "runs", "lost", "doubled", "late", "stuck", "day", "")
 _VERSIONS: Final = {
     "Redis": ("redis-server", "--version"),
     "RabbitMQ": ("rabbitmqctl", "version"),
@@ -69,6 +73,20 @@ class Tally:
 
 
 @dataclass
+class Run:
+    """One test, as it ended: the cases that it proves, as lines of case, server and note."""
+
+    cases: list[str]
+    day: str
+    ran: bool = False
+    failed: bool = False
+    skipped: str = ""
+    tally: dict[str, int] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+    """The versions of what took part."""
+
+
+@dataclass
 class Row:
     """A case on a server, over all tests that prove it."""
 
@@ -77,72 +95,104 @@ class Row:
     failed: int = 0
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    days: list[str] = field(default_factory=list)
+
+    def add(self, run: Run, note: str) -> None:
+        self.notes += [note] * bool(note)
+        self.skipped += [run.skipped] * bool(run.skipped)
+        self.ran += run.ran
+        self.failed += run.failed
+        self.days.append(run.day)
+        if run.ran:
+            # Of a failed test the numbers that it came to are told too.
+            self.tally.add(Tally(**{"runs": 1, **run.tally}))
 
     def cells(self) -> list[str]:
         found = self.tally
         numbers = [str(each) for each in (found.runs, found.lost, found.doubled, found.late, found.stuck)]
         words = [f"{self.failed} of its tests FAILED"] * bool(self.failed)
         words += [f"not run: {reason}" for reason in dict.fromkeys(self.skipped)]
-        return [*(numbers if self.ran else ["not run", *["-"] * 4]), "; ".join([*words, *dict.fromkeys(self.notes)])]
+        words += dict.fromkeys(self.notes)
+        return [*(numbers if self.ran else ["not run", *["-"] * 4]), min(self.days), "; ".join(words)]
 
 
 class FaultTable:
-    """Collects the reports of one run, wherever its tests ran. A plugin itself."""
+    """Collects the reports of one run, wherever its tests ran, beside those of earlier ones. A plugin itself."""
 
-    def __init__(self, target: Path | None, *, shown: bool) -> None:
+    def __init__(self, target: Path | None, record: Path | None, *, shown: bool) -> None:
         self._target = target
+        self._record = record
         self._shown = shown
-        self._rows: dict[tuple[str, str], Row] = {}
+        self._runs: dict[str, Run] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
         marked = str(properties.get(_CASE, ""))
         if not marked or not (report.when == "call" or report.outcome != "passed"):
             return
-        for line in marked.splitlines():
-            case, server, note = line.split("\t")
-            row = self._rows.setdefault((case, server), Row())
-            if note:
-                row.notes.append(note)
-            if report.outcome == "skipped":
-                row.skipped.append(_reason(report))
-                continue
-            row.ran += report.when == "call"
-            row.failed += report.outcome == "failed"
-            if report.when == "call":
-                # Of a failed test the numbers that it came to are told too.
-                row.tally.add(Tally(**{"runs": 1, **_numbers(properties)}))
+        day = dt.datetime.now(dt.UTC).date().isoformat()
+        run = self._runs.setdefault(report.nodeid, Run(marked.splitlines(), day))
+        if report.outcome == "skipped":
+            run.skipped = _reason(report)
+            return
+        run.ran |= report.when == "call"
+        run.failed |= report.outcome == "failed"
+        run.tally = _numbers(properties)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._rows or not (self._shown or self._target):
+        if not self._runs or not (self._shown or self._target):
             return
+        parts = versions()
+        for run in self._runs.values():
+            run.parts = parts
+        if self._record is not None:
+            self._runs = recorded(self._record, self._runs)
         terminalreporter.section("faults")
         for line in self.lines(whole=self._target is not None):
             terminalreporter.line(line)
         if self._target is not None:
-            write(self._target, self.lines())
+            write(self._target, [*self.heads(), "", *self.lines()])
             terminalreporter.line(f"written to {self._target}")
+
+    def heads(self) -> list[str]:
+        """When it was, and with what: a paragraph for each combination."""
+        days: dict[str, set[str]] = {}
+        for run in self._runs.values():
+            days.setdefault(", ".join(run.parts), set()).add(run.day)
+        return [f"{' and '.join(sorted(each))}, {parts}.\n" for parts, each in days.items()]
 
     def lines(self, *, whole: bool = True) -> list[str]:
         """As Markdown; `whole` with the cases that nobody tried."""
-        names = [*CASES, *sorted({case for case, _ in self._rows} - set(CASES))]
+        found: dict[tuple[str, str], Row] = {}
+        for run in self._runs.values():
+            for line in run.cases:
+                case, server, note = line.split("\t")
+                found.setdefault((case, server), Row()).add(run, note)
+        names = [*CASES, *sorted({case for case, _ in found} - set(CASES))]
         body = []
         for name in names:
-            rows = sorted((server, row) for (case, server), row in self._rows.items() if case == name)
+            rows = sorted((server, row) for (case, server), row in found.items() if case == name)
             for server, row in rows:
                 body.append([name, CASES.get(name, ""), server, *row.cells()])
             if whole and not rows:
-                body.append([name, CASES[name], "-", "not run", *["-"] * 4, "no test of this run"])
+                body.append([name, CASES[name], "-", "not run", *["-"] * 5, "no test of this run"])
         return [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, body)]
 
 
+def recorded(record: Path, runs: dict[str, Run]) -> dict[str, Run]:
+    """Those that `record` has and, in place of the same tests there, `runs`; written there."""
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    whole = {name: Run(**each) for name, each in kept.items()} | runs
+    record.write_text(json.dumps({name: asdict(run) for name, run in sorted(whole.items())}, indent=1), "utf-8")
+    return whole
+
+
 def write(target: Path, lines: list[str]) -> None:
-    """Put the table, the day and the versions between the markers of a page. Raises `ValueError` if it has none."""
+    """Put `lines` between the markers of a page. Raises `ValueError` if it has none."""
     page = target.read_text(encoding="utf-8")
     if _BEGIN not in page or _END not in page:
         raise ValueError(f"{target} has no {_BEGIN} and {_END}; write the two lines where the table is to stand")
-    day = dt.datetime.now(dt.UTC).date().isoformat()
-    text = "\n".join([_BEGIN, f"{day}, {', '.join(versions())}.", "", *lines, _END])
+    text = "\n".join([_BEGIN, *lines, _END])
     head, _, rest = page.partition(_BEGIN)
     target.write_text(head + text + rest.partition(_END)[2], encoding="utf-8")
 
@@ -192,11 +242,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--thorough", action="store_true", help="run fault tests with many rounds, as `make faults` does")
     group.addoption("--fault-table", metavar="FILE", help="write the table of faults between the markers of FILE")
+    group.addoption("--fault-record", metavar="FILE", help="the table is of this run and of those that FILE has (JSON)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    target = config.getoption("--fault-table")
-    table = FaultTable(Path(target) if target else None, shown=bool(config.getoption("--thorough")))
+    target, record = (
+        Path(name) if name else None for name in map(config.getoption, ("--fault-table", "--fault-record"))
+    )
+    table = FaultTable(target, record, shown=bool(config.getoption("--thorough")) or record is not None)
     config.pluginmanager.register(table, "fault-table")
     config.addinivalue_line("markers", "case(*names, server=, note=): the case of the fault matrix that a test proves")
     config.addinivalue_line("markers", "thorough: runs with --thorough alone, as in `make faults`")
@@ -220,7 +273,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+def tally(request: pytest.FixtureRequest) -> Tally:
     """What this test adds to the table."""
     request.node.stash[_FOUND] = found = Tally()
     return found

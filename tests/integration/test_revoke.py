@@ -11,7 +11,7 @@ from kernel import Kernel, states
 from kernel.errors import InvalidTaskError, TaskRevokedError
 from kernel.message import Message
 from kernel.testing.workers import WorkerProcess, project_in, wait_for
-from kernel.worker.commands import Command, Revoked, parse
+from kernel.worker.engine.commands import Command, Revoked, parse
 
 
 def message(body: bytes, **headers: object) -> Message:

@@ -300,7 +300,7 @@ class Ours:
         """As a worker's child stores it."""
         from kernel import states
         from kernel.interfaces.backend import Record
-        from kernel.worker.end import encode_error
+        from kernel.worker.running.end import encode_error
 
         bodies = importlib.import_module("bodies")
         owner = self._apps[app]

@@ -10,7 +10,7 @@ from kernel.call import Call
 from kernel.interfaces.backend import Record, StoreState
 from kernel.message import Message, Publication
 from kernel.worker.assignment import Assignment, Ending, Obituary
-from kernel.worker.execute import Executor, TaskJob
+from kernel.worker.running.execute import Executor, TaskJob
 
 
 class Bench:

@@ -162,7 +162,7 @@ def test_nobody_else_asks_the_backend(bench: Bench, headers: dict[str, str], mon
 
 
 def test_a_backend_that_is_away_sends_the_body_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.worker.execute._LOOK_PAUSE", 0.001)
+    monkeypatch.setattr("kernel.worker.running.execute._LOOK_PAUSE", 0.001)
     asked = []
 
     def away(*_: Any, **__: Any) -> bool:

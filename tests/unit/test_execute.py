@@ -241,7 +241,7 @@ def test_what_is_new_does_not_ask_the_backend(bench: Bench, add: Any, monkeypatc
 def test_a_record_that_cannot_be_read_sends_the_task_back(
     bench: Bench, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernel.worker.execute._LOOK_PAUSE", 0.001)
+    monkeypatch.setattr("kernel.worker.running.execute._LOOK_PAUSE", 0.001)
     calls = []
 
     def load(ids: Any) -> Any:
@@ -259,7 +259,7 @@ def test_a_backend_that_cannot_be_opened_sends_the_task_back(
     bench: Bench, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first task that a worker meets may be one that another left behind."""
-    monkeypatch.setattr("kernel.worker.execute._LOOK_PAUSE", 0.001)
+    monkeypatch.setattr("kernel.worker.running.execute._LOOK_PAUSE", 0.001)
     sent = bench.message(add, 1, 2)
 
     def away(_: object) -> Any:

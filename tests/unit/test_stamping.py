@@ -15,7 +15,7 @@ from kernel.canvas import xmap
 from kernel.canvas.chord import chord
 from kernel.signature import Signature, maybe_signature
 from kernel.task import Task
-from kernel.worker.stamps import RevokedStamps, stamps_in
+from kernel.worker.engine.stamps import RevokedStamps, stamps_in
 from tests.unit.executing import Bench
 
 

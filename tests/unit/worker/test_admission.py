@@ -15,11 +15,11 @@ from kernel.hooks import hookimpl
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.interfaces.outcome import DeadLetter, Delay, Run, Skip
 from kernel.message import Message
-from kernel.worker.admission import Admission
-from kernel.worker.commands import Revoked
-from kernel.worker.fate import Fate
-from kernel.worker.intake import Intake
-from kernel.worker.ledger import Item
+from kernel.worker.claims.ledger import Item
+from kernel.worker.engine.admission import Admission
+from kernel.worker.engine.commands import Revoked
+from kernel.worker.engine.fate import Fate
+from kernel.worker.engine.intake import Intake
 from kernel.worker.manifest import TaskFacts
 
 

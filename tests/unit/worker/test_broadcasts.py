@@ -12,8 +12,8 @@ import pytest
 from kernel import errors
 from kernel.interfaces.broker import STORED, PublishOutcome, PublishState
 from kernel.message import Message, Publication
-from kernel.worker import broadcasts
-from kernel.worker.broadcasts import Broadcasts
+from kernel.worker.claims import broadcasts
+from kernel.worker.claims.broadcasts import Broadcasts
 
 PATIENCE = 20.0
 

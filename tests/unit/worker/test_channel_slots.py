@@ -8,7 +8,7 @@ import pytest
 
 from kernel import errors
 from kernel.worker import slots
-from kernel.worker.channel import INLINE_LIMIT, Channel
+from kernel.worker.processes.channel import INLINE_LIMIT, Channel
 from kernel.worker.slots import Slots, anonymous_file
 
 

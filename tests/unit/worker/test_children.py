@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from kernel import Kernel
-from kernel.worker import frames, manifest
-from kernel.worker.children import Children
+from kernel.worker import manifest
 from kernel.worker.executors import Death
 from kernel.worker.options import WorkerOptions
+from kernel.worker.processes import frames
+from kernel.worker.processes.children import Children
 
 
 class Listener:

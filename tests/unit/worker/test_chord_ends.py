@@ -12,10 +12,10 @@ from kernel import errors, states
 from kernel.interfaces.backend import WON, ChordPart, ChordState, Record, StoreOutcome
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
-from kernel.worker import frames
 from kernel.worker.assignment import Assignment, Break, Ending, Followed, Join
 from kernel.worker.failpoints import Failpoints
-from kernel.worker.outbox import Outbox
+from kernel.worker.processes import frames
+from kernel.worker.running.outbox import Outbox
 
 MOST = 1000
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kernel.app import Kernel
-from kernel.worker.cleaning import Cleaner
+from kernel.worker.running.cleaning import Cleaner
 
 
 class Clock:

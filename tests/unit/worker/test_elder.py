@@ -12,9 +12,9 @@ import pytest
 from kernel import errors
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
-from kernel.worker.elder import renewed
-from kernel.worker.intake import Intake
-from kernel.worker.ledger import Item
+from kernel.worker.claims.ledger import Item
+from kernel.worker.engine.elder import renewed
+from kernel.worker.engine.intake import Intake
 from kernel.worker.manifest import TaskFacts
 
 CALL = {

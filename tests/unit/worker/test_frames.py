@@ -12,8 +12,8 @@ from kernel import errors
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
-from kernel.worker import frames
 from kernel.worker.assignment import Assignment, Ending, Obituary
+from kernel.worker.processes import frames
 
 TEXT = st.text(max_size=40)
 

@@ -15,10 +15,10 @@ from kernel import errors
 from kernel.app import Kernel
 from kernel.interfaces.pool import Drained
 from kernel.worker.assignment import Assignment
-from kernel.worker.execute import Executor, TaskJob
-from kernel.worker.lease import Renewer
+from kernel.worker.claims.lease import Renewer
+from kernel.worker.engine.shutdown import Shutdown, Stage
 from kernel.worker.local import LocalInbox
-from kernel.worker.shutdown import Shutdown, Stage
+from kernel.worker.running.execute import Executor, TaskJob
 from kernel.worker.worker import Worker
 
 

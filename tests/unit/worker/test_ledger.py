@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
-from kernel.worker.ledger import Item, Ledger, Place, ReadyQueue
+from kernel.worker.claims.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.slots import ENDED, Holding
 
 

@@ -16,7 +16,7 @@ from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
 from kernel.worker.assignment import Ending
 from kernel.worker.failpoints import Failpoints
-from kernel.worker.outbox import Outbox
+from kernel.worker.running.outbox import Outbox
 
 
 class Bench:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kernel.worker.pace import Pace
+from kernel.worker.engine.pace import Pace
 
 
 def noted(runtime: Callable[[int], float], count: int = 600) -> Pace:

@@ -8,9 +8,9 @@ from typing import Any
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.dispatch import Dispatcher
-from kernel.worker.ledger import Item, Ledger, Place
-from kernel.worker.pace import Pace
+from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.engine.dispatch import Dispatcher
+from kernel.worker.engine.pace import Pace
 from kernel.worker.slots import Holding
 
 

@@ -7,11 +7,11 @@ import pytest
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message
 from kernel.worker.assignment import Obituary
+from kernel.worker.claims.ledger import Item
+from kernel.worker.engine.fate import Fate
+from kernel.worker.engine.postmortem import judge
 from kernel.worker.executors import Death
-from kernel.worker.fate import Fate
-from kernel.worker.ledger import Item
 from kernel.worker.manifest import TaskFacts
-from kernel.worker.postmortem import judge
 
 
 def item(*, starts: int = 0) -> Item:

@@ -10,9 +10,9 @@ import pytest
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, QueueSpec
+from kernel.worker.claims.pump import Pump
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.outage import Outage
-from kernel.worker.pump import Pump
 
 
 class Flaky:

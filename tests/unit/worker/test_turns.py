@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.worker.turns import Turns
+from kernel.worker.claims.turns import Turns
 
 
 def test_a_long_line_does_not_hold_up_a_short_one() -> None:

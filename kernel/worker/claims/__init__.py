@@ -1,0 +1,1 @@
+"""Where messages come from: claimed from the broker under a lease, and settled there."""

@@ -1,0 +1,266 @@
+"""Where every claimed message is, and what a dead child took with it.
+
+A message is at each moment in exactly one place: waiting in the engine, being recorded or acknowledged by the
+pump, sent (in the inbox or with a child), or settling. The rules here are plain functions over that, without I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from kernel.interfaces.broker import Delivery
+from kernel.worker.assignment import Assignment, Obituary
+from kernel.worker.slots import Holding
+
+# Who takes so many processes along while it is being taken (by its size, say) counts as having started.
+_MOST_VANISHED: Final = 10
+
+
+class Place(enum.Enum):
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    """With the pump: its start is recorded, or it is acknowledged early."""
+    SENT = "sent"
+    SETTLING = "settling"
+
+
+class Item:
+    """A claimed message in this worker."""
+
+    __slots__ = (
+        "acked",
+        "alone",
+        "attempts",
+        "delivery",
+        "early_ack",
+        "epoch",
+        "hard",
+        "id",
+        "is_prepared",
+        "joined",
+        "lost",
+        "name",
+        "obituary",
+        "place",
+        "revoked",
+        "sent_alone",
+        "sent_at",
+        "seq",
+        "soft",
+        "state",
+        "vanished",
+    )
+
+    def __init__(self, seq: int, delivery: Delivery, *, id: str = "", name: str = "") -> None:
+        self.seq = seq
+        self.delivery = delivery
+        self.id = id
+        self.name = name
+        self.place = Place.WAITING
+        self.epoch = 0
+        self.sent_at = 0.0
+        self.sent_alone = False
+        self.soft: float | None = None
+        self.hard: float | None = None
+        self.early_ack = False
+        self.is_prepared = False
+        self.acked = False
+        self.joined = False
+        """It has ended, and what follows for its chord is still to be worked out and settled."""
+        self.lost = False
+        """What runs was told that its lease is gone."""
+        self.obituary: Obituary | None = None
+        self.attempts = 0
+        """How many children died over it in this worker, after its end was decided."""
+        self.state = ""
+        self.revoked = False
+        self.alone = False
+        """Not to be sent together with others: that has failed."""
+        self.vanished = 0
+        """How many children took it and died before they announced it."""
+
+    def assignment(self, valid: Callable[[], bool] | None = None) -> Assignment:
+        """What an executor is given of it."""
+        delivery = self.delivery
+        return Assignment(
+            self.seq,
+            delivery.message,
+            delivery.queue,
+            delivery.token,
+            starts=delivery.starts,
+            seen=delivery.seen,
+            early_ack=self.early_ack,
+            obituary=self.obituary,
+            joined=self.joined,
+            valid=valid,
+        )
+
+
+class ReadyQueue:
+    """What waits in the engine: queues take turns, each first in, first out. Its length is that of what may go."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._length = 0
+        self._copies: dict[str, deque[Item]] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def hold(self, item: Item) -> None:
+        """One that has its turn when the other copy of its message, which is in hand, has ended: whether it has to be
+        run is known then."""
+        self._copies.setdefault(item.id, deque()).append(item)
+
+    def free(self, id: str) -> None:
+        """A message with this id has left: the turn of its oldest copy here has come."""
+        waiting = self._copies.get(id)
+        if waiting is not None:
+            self.add_front(waiting.popleft())
+            if not waiting:
+                del self._copies[id]
+
+    def add(self, item: Item) -> None:
+        self._queues.setdefault(item.delivery.queue, deque()).append(item)
+        self._length += 1
+
+    def add_front(self, item: Item) -> None:
+        """Back to where it came from: next of its queue, and its queue next."""
+        name = item.delivery.queue
+        self._queues.setdefault(name, deque()).appendleft(item)
+        self._queues.move_to_end(name, last=False)
+        self._length += 1
+
+    def pop(self, fits: Callable[[Item], bool]) -> Item | None:
+        """The next item, if it fits; its queue goes to the end of the turn. None when the one whose turn it
+        is does not fit: nobody overtakes inside a queue, other queues are tried."""
+        for name, queue in self._queues.items():
+            if fits(queue[0]):
+                item = queue.popleft()
+                self._length -= 1
+                if queue:
+                    self._queues.move_to_end(name)
+                else:
+                    del self._queues[name]
+                return item
+        return None
+
+    def remove(self, item: Item) -> bool:
+        """Take out an item; False when it is not here."""
+        copies = self._copies.get(item.id)
+        if copies is not None and item in copies:
+            copies.remove(item)
+            if not copies:
+                del self._copies[item.id]
+            return True
+        queue = self._queues.get(item.delivery.queue)
+        if queue is None or item not in queue:
+            return False
+        queue.remove(item)
+        self._length -= 1
+        if not queue:
+            del self._queues[item.delivery.queue]
+        return True
+
+    def clear(self) -> list[Item]:
+        items = [item for queue in (*self._queues.values(), *self._copies.values()) for item in queue]
+        self._queues.clear()
+        self._copies.clear()
+        self._length = 0
+        return items
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What became of the messages that were sent when a child died."""
+
+    running: list[Item] = field(default_factory=list)
+    """Their user code had started in the dead child."""
+    unstarted: list[Item] = field(default_factory=list)
+    """Nobody has them: in the inbox, announced but not begun, or gone with the child before it announced."""
+
+
+class Ledger:
+    """All claimed messages by sequence number."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, Item] = {}
+        self._ids: dict[str, int] = {}
+        self._next = 0
+        self.bytes = 0
+        self.sent = 0
+        self.sent_alone = 0
+        """Those of them that may take any time."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(list(self._items.values()))
+
+    def enter(self, delivery: Delivery) -> Item:
+        self._next += 1
+        item = Item(self._next, delivery)
+        self._items[item.seq] = item
+        self.bytes += delivery.size
+        return item
+
+    def name(self, item: Item) -> bool:
+        """Its id is known now; whether another one has it, too."""
+        count = self._ids.get(item.id, 0)
+        self._ids[item.id] = count + 1
+        return count > 0
+
+    def get(self, seq: int) -> Item | None:
+        return self._items.get(seq)
+
+    def move(self, item: Item, place: Place) -> None:
+        if item.place is Place.SENT:
+            self._count(item, -1)
+        if place is Place.SENT:
+            self._count(item, 1)
+        item.place = place
+
+    def _count(self, item: Item, change: int) -> None:
+        self.sent += change
+        if item.sent_alone:
+            self.sent_alone += change
+
+    def renumber(self, item: Item) -> None:
+        """A new number: whatever the old one is still said to do concerns nobody."""
+        del self._items[item.seq]
+        self._next += 1
+        item.seq = self._next
+        self._items[item.seq] = item
+
+    def leave(self, item: Item) -> None:
+        if self._items.pop(item.seq, None) is not None:
+            self.bytes -= item.delivery.size
+            count = self._ids.pop(item.id, 0)
+            if count > 1:
+                self._ids[item.id] = count - 1
+            if item.place is Place.SENT:
+                self._count(item, -1)
+
+    def account(
+        self, dead: Iterable[Holding], living: Collection[int], *, recalled: Collection[int] | None = None
+    ) -> Accounts:
+        """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
+        other children hold. The inbox must have been emptied (of `recalled`) and the epoch raised before."""
+        # What has ended and was not sent has begun, too: whoever runs it next has to look for its record first.
+        started: Mapping[int, bool] = {holding.seq: holding.started != 0 for holding in dead}
+        accounts = Accounts()
+        for item in self:
+            if item.place is not Place.SENT or item.seq in living:
+                continue
+            if recalled is not None and item.seq not in started and item.seq not in recalled:
+                item.vanished += 1
+            if started.get(item.seq) or item.vanished >= _MOST_VANISHED:
+                accounts.running.append(item)
+            else:
+                accounts.unstarted.append(item)
+        return accounts

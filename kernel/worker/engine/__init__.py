@@ -1,0 +1,1 @@
+"""The loop that admits, dispatches and keeps the accounts; it never runs user code."""

@@ -1,0 +1,551 @@
+"""The engine: one loop that admits, dispatches and settles, and never runs user code.
+
+The pump thread talks to the broker, the renewer keeps the lease, the keeper watches time limits and hooks;
+everything else happens here, on the thread that calls `run`. The life of a message reads down this file:
+`_take_in`, `_dispatch`, `on_ended`, `_on_settled`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from kernel.extensions import Extensions
+from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel.worker import slots
+from kernel.worker.assignment import Ending, Obituary
+from kernel.worker.claims.broadcasts import Broadcasts
+from kernel.worker.claims.lease import Renewer
+from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.pump import Claimed, Event, Failed, LeaseLost, Pump, WasSettled, WasStarted
+from kernel.worker.engine.admission import Admission
+from kernel.worker.engine.closing import Closing
+from kernel.worker.engine.commands import Command, CommandReader, Revoked
+from kernel.worker.engine.dispatch import Dispatcher
+from kernel.worker.engine.fate import Fate
+from kernel.worker.engine.intake import Intake
+from kernel.worker.engine.keeper import Keeper
+from kernel.worker.engine.orders import Orders
+from kernel.worker.engine.pace import Pace
+from kernel.worker.engine.postmortem import judge
+from kernel.worker.engine.shutdown import Shutdown, Stage
+from kernel.worker.executors import Death, Executors
+from kernel.worker.failpoints import Failpoints
+from kernel.worker.manifest import Manifest
+from kernel.worker.status import StatusFile
+from kernel.worker.waker import Waker
+
+_log = logging.getLogger("kernel.worker")
+
+_HEARTBEAT_SECONDS: Final = 2.0
+_WATCH_SECONDS: Final = 0.01
+_HELD_BYTES: Final = 64 << 20
+_OBITUARY_TRIES: Final = 3
+_UNABLE_SECONDS: Final = 10.0
+
+
+class Engine:
+    """A worker's engine over some executors. Implements `kernel.worker.executors.Listener` and
+    `kernel.hooks.WorkerInfo`. `status` 0 after `run` means that it ended as it was asked to."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        broker: Broker,
+        executors: Executors,
+        extensions: Extensions,
+        *,
+        exit_when_stalled: bool = False,
+        owns_broker: bool = True,
+    ) -> None:
+        self._manifest = manifest
+        self._executors = executors
+        self._extensions = extensions
+        self._exit_when_stalled = exit_when_stalled
+        self.failpoints = Failpoints.from_environment(os.environ)
+        settings = manifest.settings
+        self._lease = float(settings.get("worker_lease") or 30.0)
+        limit = settings.get("task_delivery_limit")
+        self._limit = int(limit) if limit else None
+        self._ledger = Ledger()
+        self._pace = Pace(executors.patience)
+        self._events: deque[Event] = deque()
+        self._commands: deque[Command] = deque()
+        self._revoked = Revoked()
+        intake = Intake(manifest, delivery_limit=self._limit, judges_time=not broker.capabilities.delays)
+        self._admission = Admission(intake, extensions, self._revoked)
+        self._waker = Waker()
+        self._selector = selectors.DefaultSelector()
+        self._dispatcher = self._make_dispatcher()
+        self.pump = self._make_pump(broker, close_broker=owns_broker)
+        self._renewer = Renewer(self.pump, self._lease, held=executors.set_lease, lost=self._on_lease_lost)
+        self._status_file = StatusFile(manifest.hostname)
+        self._keeper = self._make_keeper()
+        self._command_reader = CommandReader(broker, manifest.hostname, self._post_command, outage=self.pump.outage)
+        self._broadcasts = Broadcasts(broker, manifest.consuming.heard)
+        self._shutdown = Shutdown(
+            float(settings.get("worker_soft_shutdown_timeout") or 0.0),
+            on_idle=bool(settings.get("worker_enable_soft_shutdown_on_idle")),
+        )
+        self._closing = self._make_closing()
+        self._orders = self._make_orders()
+        self._heartbeat_at = 0.0
+        self._able = False
+        self._able_at = time.monotonic()
+        self._announced = False
+        self._ready_calls: list[Callable[[], None]] = []
+        self.processed = 0
+        self.stale = 0
+        self.status = 0
+
+    def _make_dispatcher(self) -> Dispatcher:
+        settings = self._manifest.settings
+        return Dispatcher(
+            self._ledger,
+            self._pace,
+            self._executors,
+            prepare=self._prepare,
+            unsendable=self._unsendable,
+            prefetch=settings.get("worker_prefetch_multiplier"),
+            # A child that is to be replaced after so many tasks must not be handed more of them together.
+            share=not settings.get("worker_max_tasks_per_child"),
+        )
+
+    def _make_pump(self, broker: Broker, *, close_broker: bool) -> Pump:
+        settings = self._manifest.settings
+        retry = bool(settings.get("broker_connection_retry", True))
+        at_start = settings.get("broker_connection_retry_on_startup")
+        most = settings.get("broker_connection_max_retries", 100)
+        return Pump(
+            broker,
+            self._manifest.consuming.declared,
+            ConsumeOptions(owner=self.hostname, lease=self._lease, delivery_limit=self._limit),
+            room=self._room,
+            post=self._post,
+            failpoints=self.failpoints,
+            opened=self._on_opened,
+            connect_retries=(most or None) if (retry if at_start is None else at_start) else 0,
+            retry=retry,
+            close_broker=close_broker,
+        )
+
+    def _make_keeper(self) -> Keeper:
+        settings = self._manifest.settings
+        return Keeper(
+            self._ledger,
+            self._executors,
+            self._extensions,
+            lease=self._lease,
+            limit_grace=float(settings.get("worker_limit_grace") or 5.0),
+            hook_deadline=float(settings.get("worker_hook_deadline") or 60.0),
+            stalled=self._on_stalled,
+            publish=self._status_file.write,
+        )
+
+    def _make_closing(self) -> Closing:
+        return Closing(
+            self._shutdown,
+            self._ledger,
+            self._dispatcher,
+            self._executors,
+            pump=self.pump,
+            renewer=self._renewer,
+            settle=self._settle,
+            announce=lambda reason: self._extensions.call_observe("kernel_worker_drain", worker=self, reason=reason),
+        )
+
+    def _make_orders(self) -> Orders:
+        return Orders(
+            self._ledger,
+            self._dispatcher,
+            self._keeper,
+            revoked=self._revoked,
+            admission=self._admission,
+            meet=self._meet,
+            stop=lambda reason: self.stop(Stage.WARM, reason=reason),
+        )
+
+    # WorkerInfo ---------------------------------------------------------------------------------------------
+
+    @property
+    def hostname(self) -> str:
+        return self._manifest.hostname
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self._manifest.settings
+
+    @property
+    def queues(self) -> Sequence[str]:
+        return self._manifest.queues
+
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._manifest.to_json()["tasks"]  # type: ignore[no-any-return]
+
+    @property
+    def ready(self) -> bool:
+        """Connected, and able to run a task."""
+        return self._announced
+
+    # run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Work until `stop` was called and everything is settled; the exit status."""
+        try:
+            self._extensions.setup("kernel_worker_start", worker=self)
+            self._hot = self._extensions.bind()
+            self._select(self._waker, self._waker.reset)
+            for readable, call in self._executors.selectables():
+                self._select(readable, call)
+            self._executors.open(self)
+            self.pump.start()
+            self._renewer.start()
+            self._keeper.start()
+            while self._events or not self._closing.over():
+                self._turn()
+        finally:
+            self._end()
+        return self.status
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        """Have `call` called once it consumes."""
+        self._ready_calls.append(call)
+
+    @property
+    def reason(self) -> str:
+        """Why it ends."""
+        return self._shutdown.reason
+
+    def stop(
+        self, stage: Stage = Stage.WARM, *, reason: str = "stop", status: int | None = None, at_once: bool = False
+    ) -> None:
+        """Ask the worker to end, from any thread or a signal handler; a later stage overrides an earlier.
+
+        A cold end comes after `worker_soft_shutdown_timeout`, unless it is to come `at_once`.
+        """
+        self._shutdown.ask(stage, reason, at_once=at_once)
+        if status is not None:
+            self.status = max(self.status, status)
+        self._waker.wake()
+
+    def select(self, readable: Any, call: Callable[[], None]) -> None:
+        """Have `call` called on the loop when `readable` is."""
+        self._select(readable, call)
+
+    def unselect(self, readable: Any) -> None:
+        try:
+            self._selector.unregister(readable)
+        except (KeyError, ValueError):
+            return
+
+    def _select(self, readable: Any, call: Callable[[], None]) -> None:
+        self._selector.register(readable, selectors.EVENT_READ, call)
+
+    def _turn(self) -> None:
+        if self._dispatcher.watches or self._shutdown.stage is not Stage.RUN:
+            timeout = _WATCH_SECONDS
+        else:
+            timeout = max(0.0, min(0.5, self._heartbeat_at - time.monotonic()))
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        while self._events:
+            self._on_event(self._events.popleft())
+        while self._commands:
+            self._orders.obey(self._commands.popleft())
+        if self._shutdown.stage is not Stage.RUN:
+            self._closing.advance()
+        able, self._able = self._able, self._executors.ready
+        if self._able:
+            self._able_at = time.monotonic()
+            if not able:
+                self.pump.kick()  # it asked for room while nobody could run anything
+            self._dispatcher.send()
+            self._announce()
+        if self._dispatcher.watches:
+            self._dispatcher.rescue()
+        if time.monotonic() >= self._heartbeat_at:
+            self._beat()
+
+    def _announce(self) -> None:
+        if not self._announced and self.pump.connected.is_set():
+            self._announced = True
+            _log.debug("%s is ready", self.hostname)
+            self._command_reader.start()
+            self._extensions.call_observe("kernel_worker_ready", worker=self)
+            for call in self._ready_calls:
+                call()
+
+    def _beat(self) -> None:
+        self._heartbeat_at = time.monotonic() + _HEARTBEAT_SECONDS
+        self._executors.tick()
+        if time.monotonic() - self._able_at > _UNABLE_SECONDS and len(self._dispatcher.ready):
+            _log.error("no child can run anything: what was claimed goes back")
+            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
+        snapshot = {"active": self._ledger.sent, "processed": self.processed, "loadavg": list(os.getloadavg())}
+        self._extensions.call_observe("kernel_heartbeat", worker=self, snapshot=snapshot)
+
+    # claiming -----------------------------------------------------------------------------------------------
+
+    def _room(self) -> tuple[int, int]:
+        if not self._executors.ready:
+            return 0, 0
+        return self._dispatcher.room(), max(1, _HELD_BYTES - self._ledger.bytes)
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        self._waker.wake()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Claimed):
+            for delivery in event.deliveries:
+                self._take_in(delivery)
+        elif isinstance(event, WasSettled):
+            for item, settlement, outcome in event.pairs:
+                self._on_settled(item, settlement, outcome)
+            self._pace.settled(len(event.pairs), time.monotonic())
+            self.pump.kick()
+        elif isinstance(event, WasStarted):
+            for item, outcome in event.pairs:
+                self._on_recorded(item, outcome)
+        elif isinstance(event, LeaseLost):
+            # Others may have what nobody has begun here; if they have not, it comes back.
+            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
+        elif isinstance(event, Failed):
+            self.on_failed(f"the broker cannot be used: {event.error}")
+
+    def _take_in(self, delivery: Delivery) -> None:
+        """A claimed message: it waits for its turn, or what becomes of it is known already."""
+        item = self._ledger.enter(delivery)
+        if self._shutdown.stage is not Stage.RUN:
+            self._settle(item, Verdict.REQUEUE)
+            return
+        fate = self._admission.decide(item)
+        has_copy = self._ledger.name(item)
+        if fate is None:
+            self._dispatcher.admit(item, has_copy=has_copy)
+        else:
+            self._meet(item, fate)
+
+    def _meet(self, item: Item, fate: Fate) -> None:
+        if fate.obituary is not None:
+            self._bury(item, fate.obituary)
+        else:
+            self._settle(item, fate.verdict, charged=fate.charged, delay=fate.delay, reason=fate.reason)
+
+    def _prepare(self, item: Item) -> None:
+        """What must be on the broker before it may start."""
+        if item.early_ack:
+            self.pump.settle(item, Settlement(item.delivery, Verdict.ACK, early=True))
+        else:
+            self.pump.begin(item)
+
+    def _on_recorded(self, item: Item, outcome: Settled) -> None:
+        if outcome is Settled.STALE:
+            self._dispatcher.end_preparing()
+            self._forget_stale(item)
+        else:
+            self._go_on(item)
+
+    def _go_on(self, item: Item) -> None:
+        """What had to be on the broker is there."""
+        self._dispatcher.prepared(item)
+        fate = self._admission.revoked(item)  # meanwhile, perhaps
+        if fate is not None and self._dispatcher.ready.remove(item):
+            self._meet(item, fate)
+
+    def _unsendable(self, item: Item, error: Exception) -> None:
+        """No executor can be given it, as it is."""
+        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
+        self._settle(item, Verdict.DEAD, reason=f"it cannot be handed out: {type(error).__name__}: {error}"[:2000])
+
+    # commands -----------------------------------------------------------------------------------------------
+
+    def _post_command(self, command: Command) -> None:
+        self._commands.append(command)
+        self._waker.wake()
+
+    # ends ---------------------------------------------------------------------------------------------------
+
+    def on_ended(self, ending: Ending) -> None:
+        item = self._ledger.get(ending.seq)
+        if item is None or item.place is not Place.SENT:
+            return  # of a number that was taken back
+        if not item.joined:
+            self.processed += 1
+            item.state = ending.state
+            if ending.task:
+                self._pace.note(ending.task, ending.runtime)
+        if item.acked:
+            self._leave(item)
+            return
+        self._ledger.move(item, Place.SETTLING)
+        settlement = Settlement(
+            item.delivery, ending.verdict, delay=ending.delay, charged=ending.charged, reason=ending.reason
+        )
+        # Where an end is no single transaction, all this was carried out before the ending came.
+        if self._manifest.atomic_end:
+            settlement.records, settlement.publications = ending.records, ending.publications
+            settlement.parts, settlement.completes = ending.parts, ending.completes
+            self._dispatcher.joins.begin(len(ending.parts))
+        self.pump.settle(item, settlement)
+
+    def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
+        settled: dict[str, list[tuple[Item, Settlement]]] = {}
+        for seq, runtime in ends:
+            item = self._ledger.get(seq)
+            if item is None or item.place is not Place.SENT:
+                continue  # as above
+            if not item.joined:
+                self.processed += 1
+                item.state = state
+                if task:
+                    self._pace.note(task, runtime)
+            if item.acked:
+                self._leave(item)
+                continue
+            self._ledger.move(item, Place.SETTLING)
+            delivery = item.delivery
+            settled.setdefault(delivery.queue, []).append((item, Settlement(delivery, Verdict.ACK)))
+        for queue, pairs in settled.items():
+            self.pump.settle_all(queue, pairs)
+
+    def on_dropped(self, seq: int, epoch: int) -> None:
+        item = self._ledger.get(seq)
+        if item is not None and item.place is Place.SENT and item.epoch == epoch:
+            self._dispatcher.put_back(item)
+
+    def on_report(self, topic: str, data: Mapping[str, Any]) -> None:
+        self._extensions.call_observe("kernel_child_report", worker=self, topic=topic, data=data)
+
+    def on_failed(self, text: str) -> None:
+        if self._shutdown.stage is not Stage.COLD:
+            _log.critical("%s", text)
+            self.stop(Stage.COLD, reason=text, status=1, at_once=True)
+
+    def on_death(self, death: Death) -> None:
+        """A child is gone: nothing that it held may wait for the lease, which this engine goes on renewing."""
+        accounts = self._ledger.account(death.held, death.living, recalled=death.recalled)
+        for item in accounts.unstarted:
+            self._dispatcher.put_back(item)
+        for item in accounts.running:
+            item.attempts += 1
+            cold = self._shutdown.stage is Stage.COLD
+            facts = self._manifest.tasks.get(item.name)
+            self._meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES))
+
+    def _bury(self, item: Item, obituary: Obituary) -> None:
+        """End it without running it: a child carries out the end."""
+        item.obituary = obituary
+        self._ledger.move(item, Place.WAITING)
+        self._dispatcher.ready.add_front(item)
+
+    def _settle(
+        self, item: Item, verdict: Verdict, *, charged: bool = False, delay: float = 0.0, reason: str = ""
+    ) -> None:
+        if item.acked:
+            _log.warning("%s[%s] was acknowledged early and cannot go back: it is gone", item.name, item.id)
+            self._leave(item)
+            return
+        self._ledger.move(item, Place.SETTLING)
+        self.pump.settle(item, Settlement(item.delivery, verdict, charged=charged, delay=delay, reason=reason))
+
+    def _on_settled(self, item: Item, settlement: Settlement, outcome: Settled) -> None:
+        preparing = item.place is Place.PREPARING  # acknowledged early, still to run
+        self._dispatcher.joins.end(len(settlement.parts))
+        if outcome in (Settled.JOINED, Settled.STANDING):
+            self._follow(item, again=outcome is Settled.STANDING)
+            return
+        if outcome is Settled.STALE:
+            if preparing:
+                self._dispatcher.end_preparing()
+            self._forget_stale(item, worked=settlement.verdict is not Verdict.REQUEUE)
+            return
+        if self._hot.kernel_message_settled:
+            self._extensions.observe(self._hot.kernel_message_settled, item.delivery, settlement.verdict)
+        if preparing:
+            item.acked = True
+            self._go_on(item)
+        else:
+            self._dispatcher.left(item)
+
+    def _follow(self, item: Item, *, again: bool) -> None:
+        """It has ended, and what follows takes a process where tasks are: it is worked out there, and nothing is run.
+        `again`: it may have been done before."""
+        item.joined, item.soft, item.hard = True, None, None
+        item.delivery.seen = item.delivery.seen or again
+        # Whatever is still said of it under its number was before.
+        self._ledger.renumber(item)
+        self._ledger.move(item, Place.WAITING)
+        if self._shutdown.stage is Stage.COLD:
+            self._settle(item, Verdict.REQUEUE)  # by whoever gets it
+        else:
+            self._dispatcher.ready.add_front(item)
+
+    def _leave(self, item: Item) -> None:
+        """It is nobody's any more, and there was no settlement that would have told the pump of the room."""
+        self._dispatcher.left(item)
+        self.pump.kick()
+
+    def _forget_stale(self, item: Item, *, worked: bool = True) -> None:
+        self.stale += 1
+        text = "what it did here was refused" if worked else "others have it"
+        _log.log(logging.WARNING if worked else logging.DEBUG, "lease of %s[%s] lost: %s", item.name, item.id, text)
+        self._leave(item)
+
+    # the lease ----------------------------------------------------------------------------------------------
+
+    def _on_opened(self) -> None:
+        """On the pump's thread, before it claims anything."""
+        self._renewer.begin()
+        self._broadcasts.start()
+
+    def _on_lease_lost(self) -> None:
+        """On the renewer's thread, and perhaps again: what runs is told once, where its runner can be."""
+        for holding in self._executors.holdings():
+            item = self._ledger.get(holding.seq)
+            if holding.started > 0 and item is not None and not (item.acked or item.lost):
+                item.lost = True
+                self._executors.mark(holding, slots.MARK_LEASE)
+        self._post(LeaseLost())
+
+    def _on_stalled(self, text: str) -> None:
+        """On the keeper's thread, while the loop is stuck in a hook."""
+        _log.critical("%s", text)
+        self.status = 70
+        self.pump.stop_claiming()
+        if self._exit_when_stalled:
+            self.pump.stop(timeout=5.0)
+            self._status_file.remove()
+            os._exit(70)
+        self._shutdown.ask(Stage.COLD, text, at_once=True)
+
+    # the end ------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Whatever of it fails, the rest is done: messages must go back and processes must end."""
+        self._try(self._executors.terminate)
+        self._try(lambda: self._broadcasts.stop(timeout=5.0))
+        self._try(self._command_reader.stop)
+        self._try(lambda: self._command_reader.join(timeout=5.0))
+        if not self.pump.stop(timeout=15.0):
+            _log.error("the broker did not take the last settlements in time; the lease gives the messages back")
+            self.status = self.status or 1
+        self._try(self._renewer.stop)
+        self._try(self._executors.close)
+        self._try(lambda: self._extensions.call_observe("kernel_worker_end", worker=self))
+        self._try(self._keeper.stop)  # so late, since it watches for plugins that block
+        self._selector.close()
+        self._waker.close()
+        self._status_file.remove()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            _log.exception("the end of the worker met an error and goes on")

@@ -1,0 +1,1 @@
+"""A task on its way through an executor, and its end, in the process that runs it."""
