@@ -162,6 +162,13 @@ class Restart:
             os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
 
 
+def _show_stacks(_signum: int, _frame: object) -> None:
+    """Not by `faulthandler.register`, which reads the frames of other threads while they run, and so now and then ends
+    the process in place of showing it: here they wait."""
+    if sys.__stderr__ is not None:
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+
+
 def _handle_signals(engine: Engine, restart: Restart) -> None:
     from kernel.worker.engine.shutdown import Stage
 
@@ -190,6 +197,5 @@ def _handle_signals(engine: Engine, restart: Restart) -> None:
     signal.signal(signal.SIGQUIT, quit_now)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, hang_up)
-    if hasattr(faulthandler, "register") and sys.__stderr__ is not None:
-        # Written by C code at once, so that it shows where an engine hangs, too.
-        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, _show_stacks)
