@@ -46,6 +46,17 @@ def judge(
         raise AssertionError(f"all ran, and the broker still holds {project.app.broker.stats()}")
 
 
+def may_run_again(project: Project, keys: Iterable[str], word: str = "COMMIT") -> int:
+    """How many of `keys`, which is all that was ever sent, have run and are in the broker all the same: their ends died
+    with whoever had them, and each may run once more. Only while no worker is there."""
+    wanted = set(keys)
+    ran = len(wanted & set(project.counts(word)))
+    held = sum(each.ready + each.claimed + each.delayed for each in project.app.broker.stats())
+    settled = len(wanted) - held
+    assert 0 <= settled <= ran, f"{settled} of {len(wanted)} are settled, and {ran} ran"
+    return ran - settled
+
+
 def _missing(project: Project, keys: set[str], word: str, deadline: float) -> set[str]:
     while missing := keys - set(project.counts(word)):
         if time.monotonic() > deadline:

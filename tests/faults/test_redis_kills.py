@@ -18,7 +18,7 @@ from kernel.testing.proxy import DOWN, HOLD, Proxy
 from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import WorkerProcess, results_within, wait_for
 from tests.faults.fleet import Rounds, send, through
-from tests.faults.oracle import judge
+from tests.faults.oracle import judge, may_run_again
 from tests.faults.redis_fleet import redis_project
 from tests.faults.table import Tally
 
@@ -74,6 +74,7 @@ def test_killed_with_full_slots(tmp_path: Path, server: RedisProcess, tally: Tal
 def test_everyone_dies_with_four_hundred_in_flight(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds
 ) -> None:
+    """What ran and was settled does not run again, nor does anything else run more than once more."""
     with redis_project(tmp_path, server, results=False, worker_prefetch_multiplier=50) as project:
         for number in range(rounds(1, 5)):
             before = len(project.notes())
@@ -84,9 +85,9 @@ def test_everyone_dies_with_four_hundred_in_flight(
                 worker.signal_all(signal.SIGKILL)
             for worker in fleet:
                 worker.process.wait(10)
+            again = may_run_again(project, keys)
             with WorkerProcess(project, "-c", "4"):
-                # Eight children were killed with a task each; what was only claimed had not begun.
-                judge(project, keys, tally, within=4 + 12, again=8)
+                judge(project, keys, tally, within=4 + 12, again=again)
             tally.runs += 1
 
 
@@ -97,16 +98,17 @@ def test_those_who_return_the_claims_of_the_dead_die_too(
 ) -> None:
     with redis_project(tmp_path, server, results=False, worker_lease=1.0, task_delivery_limit=100) as project:
         keys = send(project, 300, 0.01)
-        dice, deaths = random.Random(9), rounds(3, 30)
-        for _ in range(deaths):
+        dice, again = random.Random(9), 0
+        for _ in range(rounds(3, 30)):
             worker = WorkerProcess(project, "-c", "2", "-l", "WARNING")
             # Just when the lease of the one before runs out.
             time.sleep(dice.uniform(0.6, 1.4))
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
+            again += may_run_again(project, keys)
             tally.runs += 1
         with WorkerProcess(project, "-c", "2"):
-            judge(project, keys, tally, within=20, again=2 * deaths)
+            judge(project, keys, tally, within=20, again=again)
         assert project.app.broker.stats()[0].dead == 0
 
 
@@ -134,14 +136,15 @@ def test_the_worker_killed_at_random(tmp_path: Path, server: RedisProcess, tally
     with redis_project(tmp_path, server, worker_lease=1.0, task_delivery_limit=100) as project:
         kills = rounds(2, 20)
         keys = send(project, 60 * kills, 0.01)
-        dice = random.Random(25)
+        dice, again = random.Random(25), 0
         for _ in range(kills):
             worker = WorkerProcess(project, "-c", "2").wait_ready()
             time.sleep(dice.uniform(0.0, 0.4))
             worker.kill()  # asserts that no child outlives it
+            again += may_run_again(project, keys)
             tally.runs += 1
         with WorkerProcess(project, "-c", "2"):
-            judge(project, keys, tally, within=30, again=2 * kills)
+            judge(project, keys, tally, within=30, again=again)
         assert project.app.broker.stats()[0].dead == 0
 
 
@@ -223,7 +226,8 @@ MORE_POINTS = [
     "point", [*POINTS, *APART, *(pytest.param(point, marks=pytest.mark.thorough) for point in MORE_POINTS)]
 )
 def test_every_arrow_of_an_end(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, point: str) -> None:
-    """Whatever the moment: every task commits, has one result, and its callback is published under one id."""
+    """Whatever the moment: every task commits, has one result, and its callback is published under one id. What has a
+    result does not run again."""
     with redis_project(tmp_path, server, apart=point in APART, worker_lease=1.0) as project:
         work, after = project.task("work"), project.task("after")
         for number in range(rounds(1, 6)):
@@ -233,10 +237,16 @@ def test_every_arrow_of_an_end(tmp_path: Path, server: RedisProcess, tally: Tall
             wait_for(lambda w=worker: w.process.poll() is not None or "was ended by SIGKILL" in w.log, 20)  # type: ignore[misc]
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)
+            ended = {key for key, result in zip(keys, results, strict=True) if result.state == states.SUCCESS}
+            ran = project.counts("COMMIT")
+            again = sum(ran[key] - (key in ended) for key in keys)
+            # Callbacks that ran may do so again; where they are a step of their own, two more may be published twice.
+            called = sum(project.counts("AFTER")[key] for key in keys) + (2 if point in APART else 0)
             with WorkerProcess(project, "-c", "2"):
                 assert results_within(results, 20) == keys
-                judge(project, keys, tally, within=15, again=2)
-                judge(project, keys, tally, within=10, again=2, word="AFTER")
+                judge(project, keys, tally, within=15, again=again)
+                judge(project, keys, tally, within=10, again=called, word="AFTER")
+            assert all(project.counts("COMMIT")[key] == ran[key] for key in ended)
             assert all(result.state == states.SUCCESS for result in results)
             tally.runs += 1
         assert project.app.broker.stats()[0].dead == 0
