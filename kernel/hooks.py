@@ -88,6 +88,7 @@ SPECS: Final[Mapping[str, Spec]] = {
     "kernel_task_start": Spec("observe", hot=True),
     "kernel_task_decide": Spec("decide", hot=True),
     "kernel_task_end": Spec("observe", hot=True),
+    "kernel_task_event": Spec("observe"),
     "kernel_schedule_due": Spec("observe"),
     "kernel_cli": Spec("collect"),
     "kernel_doctor": Spec("collect"),
@@ -312,6 +313,14 @@ def kernel_task_decide(request: Request, outcome: Outcome) -> Decision | None:
 @hookspec
 def kernel_task_end(request: Request, outcome: Outcome) -> None:
     """observe, child, hot: the end is decided and handed on to be stored."""
+
+
+@hookspec
+def kernel_task_event(
+    request: Request, type: str, fields: Mapping[str, Any], retry_policy: Mapping[str, Any] | None
+) -> None:
+    """observe, client and child: a body called ``self.send_event(type, **fields)``. Who sends it on tries again as
+    `retry_policy` says (empty: as the settings say), or not at all for None."""
 
 
 # --- the rest -----------------------------------------------------------------------------------------------

@@ -117,13 +117,14 @@ class Plan:
         del known["correlation_id"]
         self._properties = f",{json.dumps(known, separators=(',', ':'))[1:]}"
         limits = [options.get("time_limit"), options.get("soft_time_limit")]
+        address = "".join(f",{quote(header)}:{quote(value)}" for header, value in self.address.headers.items())
         # The text is cut where the values of one call go in, so that a call costs one concatenation.
         self._head = f'{{"lang":"py","task":{quote(name)},"id":'
         self._tail = (
             ',"shadow":null,"eta":null,"expires":null,"group":null,"group_index":null,"retries":0,'
             f'"timelimit":{json.dumps(limits)},"origin":{quote(origin)},'
             f'"ignore_result":{json.dumps(options.get("ignore_result"))},'
-            '"replaced_task_nesting":0,"stamped_headers":null,"stamps":{}}'
+            f'"replaced_task_nesting":0,"stamped_headers":null,"stamps":{{}}{address}}}'
         )
         self._form = Form(
             {"lang": "py", "task": name},

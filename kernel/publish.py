@@ -135,7 +135,7 @@ class Publisher:
             call.args, call.kwargs, embed, serializer=options["serializer"], compression=options.get("compression")
         )
         headers = self._headers(made, call, options, lineage)
-        headers.update(added, eta=due and iso_text(due), expires=until and iso_text(until))
+        headers.update(added, eta=due and iso_text(due), expires=until and iso_text(until), **address.headers)
         priority = self._priority(options)
         mode = plan.delivery_mode(options, address, app.conf.task_default_delivery_mode)
         persistent = plan.is_persistent(mode)
@@ -292,7 +292,7 @@ class Publisher:
         body, content_type, encoding = message.body, message.content_type, message.content_encoding
         if args is not None or kwargs is not None or embed is not None or known.get("serializer"):
             body, content_type, encoding = self._encode_again(message, headers, known, (args, kwargs, embed))
-        address = self._again(known, queue)
+        address = self._again(known, queue, headers)
         priority = self._priority(known) if known.get("priority") is not None else message.priority
         props = {**message.properties, "priority": priority, **extra}
         dropped = props.pop("expiration", None) is not None or known.get("expires") is not None
@@ -312,11 +312,15 @@ class Publisher:
         )
         return self._edited(publication)
 
-    def _again(self, known: Mapping[str, Any], queue: str) -> Address:
-        """Where a retry goes: to the queue that its task came from, unless it says otherwise."""
+    def _again(self, known: Mapping[str, Any], queue: str, headers: dict[str, Any]) -> Address:
+        """Where a retry goes: to the queue that its task came from, unless it says otherwise, which `headers` say."""
         if all(known.get(name) is None for name in ("queue", "exchange", "routing_key")):
             return Address(queue)
-        return self.routing.address({"queue": queue, **{k: v for k, v in known.items() if v is not None}})
+        address = self.routing.address({"queue": queue, **{k: v for k, v in known.items() if v is not None}})
+        for name in ("kernel_exchange", "kernel_routing_key"):
+            headers.pop(name, None)
+        headers.update(address.headers)
+        return address
 
     def _encode_again(
         self, message: Message, headers: dict[str, Any], options: Mapping[str, Any], parts: tuple[Any, Any, Any]

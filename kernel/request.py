@@ -42,6 +42,8 @@ _KINDS: Final[Mapping[str, type]] = {
     "kernel_chord": str,
     "kernel_copy": str,
     "kernel_body_task": int,
+    "kernel_exchange": str,
+    "kernel_routing_key": str,
 }
 RESERVED_HEADERS: Final = frozenset(_KINDS) | {"id", "task", "timelimit", "meth", "taskset"}
 """Headers that belong to the protocol; all others are the caller's own."""
@@ -131,6 +133,9 @@ class Request:
     kernel_body_task: int | None = None
     """Which of the tasks that the body begins with this is, from 0; None for the only one: its chord is of no more use
     once it runs."""
+    kernel_exchange: str = ""
+    """The exchange that the message was sent to, empty for none, and with which routing key."""
+    kernel_routing_key: str = ""
     entered: bool = False
     """The body has begun: a further call of the task inside it is a call of its own."""
     outer: Request | None = None
@@ -203,8 +208,8 @@ class Request:
             fields["_valid"] = valid
         _read_headers(headers, fields)
         fields["delivery_info"] = {
-            "exchange": "",
-            "routing_key": queue,
+            "exchange": request.kernel_exchange,
+            "routing_key": request.kernel_routing_key if request.kernel_exchange else queue,
             "priority": message.priority,
             "redelivered": seen or request.redelivered,
         }

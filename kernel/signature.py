@@ -498,6 +498,10 @@ class Signature(dict[str, Any], Generic[R_co]):
             return await app.asend_task(self.task, new_args, new_kwargs, **new_options)
         return await task.aapply_async(new_args, new_kwargs, **new_options)
 
+    def election(self) -> result_module.AsyncResult[R_co]:
+        """Have exactly one worker run the call: that is so of every call, and this publishes it. No votes are cast."""
+        return self.apply_async()
+
     def __await__(self) -> Generator[Any, None, R_co]:
         """``await signature``: publish, and wait for the value."""
         return self._run().__await__()

@@ -6,13 +6,13 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from kernel import errors
 from kernel.arguments import Arguments
-from kernel.call import NO_OPTIONS
-from kernel.options import CALL_DEFAULTS
+from kernel.attributes import FROM_SETTINGS, Attributes
 from kernel.request import Request, current_request
+from kernel.requeststack import RequestStack
 from kernel.signature import Signature
 
 if TYPE_CHECKING:
@@ -23,109 +23,25 @@ if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.canvas.maps import chunks, xmap, xstarmap
     from kernel.interfaces.backend import Backend
-    from kernel.options import CallOptions, Expiry
+    from kernel.options import CallOptions
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class FromSetting:
-    """An option that follows a setting of the app for as long as the task does not set it."""
-
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
-
-    def __get__(self, task: Task[..., Any] | None, owner: type) -> Any:
-        # Not a data descriptor: what an instance or a subclass sets comes first.
-        return None if task is None or task._app is None else getattr(task._app.conf, self.setting)
-
-
-class Task(Generic[P, R_co]):
+class Task(Attributes, Generic[P, R_co]):
     """A registered task. Options are attributes, under Celery's names; ``@app.task(option=...)`` sets them.
 
     Subclasses may override `run` and the hooks, and be used with ``@app.task(base=...)`` or
     `app.register_task`. There is one instance for each task of an app in a process.
     """
 
-    name: str = ""
-    typing: bool | None = None
-    bind: bool = False
-    max_retries: int | None = 3
-    default_retry_delay: float = 180.0
-    rate_limit: str | float | None = None
-    trail: bool = True
-    send_events: bool = True
-    throws: tuple[type[BaseException], ...] = ()
-    expires: Expiry | None = None
-    resultrepr_maxsize: int = 1024
-    queue: str | None = None
-    exchange: str | None = None
-    exchange_type: str | None = None
-    routing_key: str | None = None
-    delivery_mode: int | str | None = None
-    retry_on_worker_lost: bool | None = None
-
-    autoretry_for: Sequence[type[BaseException]] = ()
-    dont_autoretry_for: Sequence[type[BaseException]] = ()
-    retry_kwargs: Mapping[str, Any] = NO_OPTIONS
-    retry_backoff: bool | float = False
-    retry_backoff_max: float = 600.0
-    retry_jitter: bool = True
-
-    if TYPE_CHECKING:
-        serializer: str
-        compression: str | None
-        priority: int | None
-        ignore_result: bool
-        store_errors_even_if_ignored: bool
-        store_eager_result: bool
-        time_limit: float | None
-        soft_time_limit: float | None
-        track_started: bool
-        acks_late: bool
-        acks_on_failure_or_timeout: bool
-        acks_on_failure: bool | None
-        acks_on_timeout: bool | None
-        reject_on_worker_lost: bool | None
-    else:
-        serializer = FromSetting("task_serializer")
-        compression = FromSetting("task_compression")
-        priority = FromSetting("task_default_priority")
-        ignore_result = FromSetting("task_ignore_result")
-        store_errors_even_if_ignored = FromSetting("task_store_errors_even_if_ignored")
-        store_eager_result = FromSetting("task_store_eager_result")
-        time_limit = FromSetting("task_time_limit")
-        soft_time_limit = FromSetting("task_soft_time_limit")
-        track_started = FromSetting("task_track_started")
-        acks_late = FromSetting("task_acks_late")
-        acks_on_failure_or_timeout = FromSetting("task_acks_on_failure_or_timeout")
-        acks_on_failure = FromSetting("task_acks_on_failure")
-        acks_on_timeout = FromSetting("task_acks_on_timeout")
-        reject_on_worker_lost = FromSetting("task_reject_on_worker_lost")
-
     MaxRetriesExceededError: ClassVar = errors.MaxRetriesExceededError
     OperationalError: ClassVar = errors.OperationalError
 
     is_coroutine: bool = False
-    _app: Kernel | None = None
     _arguments: Arguments | None = None
     _backend: Backend | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # None means "as the setting says", and would hide the descriptor that does so.
-        for name in FROM_SETTINGS:
-            if name in cls.__dict__ and cls.__dict__[name] is None:
-                delattr(cls, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if value is None and name in FROM_SETTINGS:
-            self.__dict__.pop(name, None)
-        else:
-            object.__setattr__(self, name, value)
-        if name in CALL_DEFAULTS and self._app is not None:
-            # What its calls have in common was worked out with the old value.
-            self._app.forget_plan(self.name)
 
     # --- what it is -----------------------------------------------------------------------------------------
 
@@ -152,6 +68,11 @@ class Task(Generic[P, R_co]):
         while request is not None and request.task != self.name:
             request = request.outer
         return Request(task=self.name, app=self._app) if request is None else request
+
+    @property
+    def request_stack(self) -> RequestStack:
+        """The requests of this task in this context: `top`, `push`, `pop`, `stack`."""
+        return RequestStack(self)
 
     @property
     def backend(self) -> Backend:
@@ -224,14 +145,15 @@ class Task(Generic[P, R_co]):
         _ = self.app.opened
         return eager.apply(self, *self.checked(args, kwargs), **options)
 
-    def push_request(self, **fields: Any) -> None:
-        """Make a request of `fields` the current one, until `pop_request`; for tests of task bodies."""
-        fields = {"app": self._app, "task": self.name, "outer": current_request.get(), **fields}
-        current_request.set(Request(**fields))
+    def push_request(self, *fields: Mapping[str, Any], **more: Any) -> None:
+        """Make a request of these fields the current one, until `pop_request`; for tests of task bodies."""
+        request = Request()
+        request.update(*fields, **more)
+        self.request_stack.push(request)
 
-    def pop_request(self) -> None:
-        request = current_request.get()
-        current_request.set(None if request is None else request.outer)
+    def pop_request(self) -> Request | None:
+        """Take away, and return, the innermost request of this task; None if there is none."""
+        return self.request_stack.pop()
 
     # --- sending it to a worker -----------------------------------------------------------------------------
 
@@ -504,6 +426,26 @@ class Task(Generic[P, R_co]):
 
         return progress.report(self, current, total, message, always=always)
 
+    def send_event(
+        self, type_: str, retry: bool = True, retry_policy: Mapping[str, Any] | None = None, **fields: Any
+    ) -> None:
+        """Tell the plugins of an event of this run, such as ``self.send_event("task-halfway", done=50)``.
+
+        They hear of it by the hook `kernel_task_event`, with `uuid`, the id of the task, among the fields. Nothing is
+        sent by the kernel itself. `retry` and `retry_policy` are for who sends it on. Raises TypeError for a type that
+        is no text.
+        """
+        if not isinstance(type_, str) or not type_:
+            raise TypeError(f"the type of an event is {type_!r:.60}; a text such as 'task-halfway' is needed")
+        request = self.request
+        self.app.extensions.call_observe(
+            "kernel_task_event",
+            request=request,
+            type=type_,
+            fields={"uuid": request.id, **fields},
+            retry_policy={} if retry and retry_policy is None else retry_policy if retry else None,
+        )
+
     # --- hooks ----------------------------------------------------------------------------------------------
 
     def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -530,10 +472,6 @@ class Task(Generic[P, R_co]):
     def shadow_name(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
         """A name for this call in logs, events and monitors in place of the task's."""
         return None
-
-
-FROM_SETTINGS: Final = frozenset(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
-"""Options that follow a setting while they are not set."""
 
 
 def _find_task(module: str, name: str) -> Task[..., Any]:

@@ -24,6 +24,13 @@ class Address(NamedTuple):
     routing_key: str = ""
     delivery_mode: int | str | None = None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a message says of it, whatever ways it goes: nothing, unless it is sent to an exchange."""
+        if not self.exchange:
+            return {}
+        return {"kernel_exchange": self.exchange, "kernel_routing_key": self.routing_key}
+
 
 def address_of(options: Mapping[str, Any], topology: Topology) -> Address:
     """Where a call with these options goes.

@@ -49,9 +49,17 @@ app.conf.update(
 
 def where(self, key):
     """Which queue it came from, whatever the machine is called."""
-    queue, node = self.request.delivery_info["routing_key"], self.request.hostname
+    queue, node = self.request.queue, self.request.hostname
     note(queue.replace(node, node.partition("@")[0]), key)
     return key
+
+
+@app.task(bind=True, name="proj.sent", max_retries=1)
+def sent(self, queue=None):
+    info = self.request.delivery_info
+    if self.request.retries == 0:
+        raise self.retry(countdown=0, queue=queue)
+    return [info["exchange"], info["routing_key"], self.request.queue]
 
 
 for name in ("plain", "letter", "parcel", "paper", "shout"):
@@ -129,6 +137,15 @@ def test_the_whole_of_a_result_is_there(project: Project) -> None:
     result = project.task("letter").apply_async(("k",), routing_key="mail.us")
     assert result.get(timeout=TIMEOUT) == "k"
     assert take(project, "k") == {("post", "k"): 1}
+
+
+def test_a_task_knows_where_it_was_sent_to_and_a_retry_does_not_go_there(project: Project) -> None:
+    sent = project.task("sent")
+    result = sent.apply_async(exchange="mail", routing_key="mail.us", countdown=0.1)
+    assert result.get(timeout=TIMEOUT) == ["mail", "mail.us", "post"]
+    assert sent.delay().get(timeout=TIMEOUT) == ["", "celery", "celery"]
+    result = sent.apply_async(("celery",), exchange="mail", routing_key="mail.us")
+    assert result.get(timeout=TIMEOUT) == ["", "celery", "celery"]
 
 
 def test_what_goes_nowhere_is_refused_and_told(project: Project) -> None:

@@ -74,6 +74,14 @@ def test_fields_come_from_headers_properties_and_embed() -> None:
     assert found.callbacks == [sig]
 
 
+def test_the_exchange_that_a_message_was_sent_to() -> None:
+    found = request({"kernel_exchange": "mail", "kernel_routing_key": "mail.eu"}, queue="work")
+    assert (found.delivery_info["exchange"], found.delivery_info["routing_key"]) == ("mail", "mail.eu")
+    assert (found.queue, found.headers) == ("work", None)
+    # A fanout exchange needs no key.
+    assert request({"kernel_exchange": "news"}, queue="work").delivery_info["routing_key"] == ""
+
+
 @pytest.mark.parametrize(
     ("header", "value"),
     [

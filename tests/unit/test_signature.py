@@ -131,6 +131,13 @@ def test_calls(app: Kernel, add: Task[..., Any]) -> None:
         app.signature("unknown")()
 
 
+def test_an_election_is_a_call_that_one_worker_runs(app: Kernel, add: Task[..., Any]) -> None:
+    result = add.s(1, 2).set(task_id="daily").election()
+    assert (result.id, app.broker.stats(["celery"])[0].ready) == ("daily", 1)
+    (add.s(1) | add.s(2)).election()
+    assert app.broker.stats(["celery"])[0].ready == 2
+
+
 def test_without_an_app_it_belongs_to_the_running_task(app: Kernel) -> None:
     sig: Signature[int] = Signature("add", (1,))
     with pytest.raises(errors.ImproperlyConfigured, match=r"app\.signature"):

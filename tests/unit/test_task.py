@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kernel import errors
 from kernel.app import Kernel
 from kernel.arguments import Arguments
+from kernel.hooks import hookimpl
 from kernel.interfaces.backend import Record
 from kernel.request import Request, current_request
 from kernel.saferepr import args_repr, kwargs_repr, safe_repr
@@ -564,3 +565,68 @@ def test_apply_runs_it_with_retries(app: Kernel) -> None:
     assert work.apply((3,)).state == "FAILURE"
     with pytest.raises(OSError, match="again"):
         work.apply((3,), throw=True)
+
+
+# --- the stack of requests, and events ----------------------------------------------------------------------
+
+
+def test_requests_can_be_pushed_for_tests(app: Kernel) -> None:
+    @app.task(bind=True)
+    def outer(self: Any) -> Any:
+        return self.request.id
+
+    @app.task(bind=True)
+    def inner(self: Any) -> Any:
+        return self.request.id
+
+    assert (outer.request_stack.top, outer.pop_request(), len(outer.request_stack)) == (None, None, 0)
+    outer.push_request(id="a", retries=2)
+    inner.push_request({"id": "b"})
+    outer.push_request({"id": "a"}, id="c")
+    assert [request.id for request in outer.request_stack.stack] == ["a", "c"]
+    assert (outer.request.id, inner.request.id, inner.request.app) == ("c", "b", app)
+    assert (outer.run(), outer()) == ("c", None), "a direct call has a request of its own"
+    outer.pop_request()
+    # The one below is not the innermost of all: what is above it stays.
+    assert (outer.request.retries, [request.id for request in outer.request_stack]) == (2, ["a"])
+    popped: Any = outer.request_stack.pop()
+    assert (popped.id, bool(outer.request_stack), inner.request.id) == ("a", False, "b")
+    inner.request_stack.push(Request(id="d"))
+    assert [inner.pop_request().id, inner.pop_request().id] == ["d", "b"]  # type: ignore[union-attr]
+    assert current_request.get() is None
+    with pytest.raises(TypeError, match="push_request"):
+        outer.request_stack.push({"id": "e"})  # type: ignore[arg-type]
+
+
+class Listens:
+    """A plugin that hears events of tasks."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def kernel_task_event(self, request: Any, type: str, fields: Any, retry_policy: Any) -> None:
+        self.heard.append((request.task, type, fields, retry_policy))
+        if type == "bad":
+            raise OSError("no way out")
+
+
+def test_events_of_a_task_reach_plugins(app: Kernel) -> None:
+    listens = Listens()
+    app.extensions.register(listens)
+
+    @app.task(bind=True, name="event")
+    def event(self: Any, type_: Any, **options: Any) -> None:
+        self.send_event(type_, done=50, **options)
+
+    event.apply(("task-half",), task_id="i").get()
+    event.apply(("bad",), {"retry": False}, task_id="i").get()
+    event.apply(("task-half",), {"retry_policy": {"max_retries": 1}}, task_id="i").get()
+    fields = {"uuid": "i", "done": 50}
+    assert listens.heard == [
+        ("event", "task-half", fields, {}),
+        ("event", "bad", fields, None),
+        ("event", "task-half", fields, {"max_retries": 1}),
+    ]
+    with pytest.raises(TypeError, match="the type of an event is 5"):
+        event.apply((5,)).get()

@@ -264,6 +264,7 @@ class AmqpConsumer:
 
     def _delivery(self, claim: Claim, now: float) -> Delivery:
         message = claim.read()
+        claim.address()
         known = state(message.table)
         starts = known.get("starts")
         if isinstance(starts, int):

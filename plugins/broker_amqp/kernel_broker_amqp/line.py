@@ -5,6 +5,7 @@ A line is thrown away as a whole when its connection or channel ends: what it de
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from kernel_lib_amqp import Wire, frames
 from kernel_lib_amqp.channel import Channel
 from kernel_lib_amqp.layouts import Layouts
 
+from kernel import errors
 from kernel_broker_amqp.delays import LADDER
 from kernel_broker_amqp.envelope import AmqpMessage, due_of, state
 
@@ -52,6 +54,18 @@ class Claim:
         if self.message is None:
             self.message = AmqpMessage(self.head, self.body, self.line.layouts.load)
         return self.message
+
+    def address(self) -> None:
+        """Note in the headers to which exchange it was sent, by a producer that does not say so itself."""
+        at = self.args[0] + 10
+        if not self.args[at]:
+            return
+        exchange, at = frames.read_short(self.args, at)
+        # What cannot be read has no headers to note it in.
+        with contextlib.suppress(errors.InvalidTaskError):
+            headers = self.read().headers
+            if not exchange.startswith(LADDER) and "kernel_exchange" not in headers:
+                headers.update(kernel_exchange=exchange, kernel_routing_key=frames.read_short(self.args, at)[0])
 
     def is_early(self, now: float) -> bool:
         """Whether its time is still ahead. Of what waited on the ladder, or was claimed before, the server's clock

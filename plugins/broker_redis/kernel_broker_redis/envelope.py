@@ -140,9 +140,8 @@ def decode(raw: bytes) -> Message:
                 return _message(head, raw, at, raw[at + len(_PROPERTIES) - 1 : cut] + b"}")
             properties = json.loads(raw[at + len(_PROPERTIES) - 1 : -1])
             if isinstance(properties, dict) and properties.get("body_encoding") == "base64":
-                for name in _TRANSPORT:
-                    properties.pop(name, None)
-                return _message(head, raw, at, properties)
+                sent = _without_transport(properties)
+                return _addressed(_message(head, raw, at, properties), sent)
         except ValueError:
             # A name inside the properties that looks like their beginning: the slow way reads it right.
             pass
@@ -171,9 +170,28 @@ def _decode_slowly(raw: bytes) -> Message:
         encoding = str(document.get("content-encoding") or "utf-8")
     except (ValueError, TypeError, AttributeError, RecursionError):
         return Message(raw, raw, content_type=UNREADABLE, content_encoding="binary")
+    sent = _without_transport(properties)
+    message = Message(headers, body, content_type=content_type, content_encoding=encoding, properties=properties)
+    return _addressed(message, sent)
+
+
+def _without_transport(properties: dict[str, Any]) -> Any:
+    """Takes out what is the transport's own; what it says of where the message was sent to."""
+    sent = properties.get("delivery_info")
     for name in _TRANSPORT:
         properties.pop(name, None)
-    return Message(headers, body, content_type=content_type, content_encoding=encoding, properties=properties)
+    return sent
+
+
+def _addressed(message: Message, sent: Any) -> Message:
+    """The exchange that another producer sent it to goes into the headers, as in our own messages."""
+    exchange, key = (sent.get("exchange"), sent.get("routing_key")) if isinstance(sent, dict) else (None, None)
+    if not (exchange and isinstance(exchange, str) and isinstance(key, str)):
+        return message
+    try:
+        return message.replace_headers(**{"kernel_exchange": exchange, "kernel_routing_key": key, **message.headers})
+    except errors.InvalidTaskError:
+        return message
 
 
 def _body(body: Any, encoding: Any) -> bytes:

@@ -61,6 +61,15 @@ def test_what_kombu_sends_is_claimed_as_it_was(broker: RedisBroker, channel: Any
     assert (message.properties["correlation_id"], message.properties["reply_to"]) == (sent["id"], "somebody")
 
 
+def test_what_kombu_sends_to_an_exchange_says_so(broker: RedisBroker, channel: Any) -> None:
+    queue = kombu.Queue("post", kombu.Exchange("mail", "topic"), routing_key="mail.#")
+    queue(channel).declare()
+    sent = send(channel, "mail.eu", exchange="mail")
+    consumer = broker.consume(["post"], ConsumeOptions(owner="test"))
+    (delivery,) = consumer.fetch(10, AMPLE, 5)
+    assert delivery.message.headers == {**sent, "kernel_exchange": "mail", "kernel_routing_key": "mail.eu"}
+
+
 def test_what_we_send_kombu_takes_and_acknowledges(broker: RedisBroker, channel: Any, client: Any) -> None:
     body = json.dumps(BODY).encode()
     sent = headers()

@@ -85,6 +85,7 @@ def facts(side: str, request: Any) -> dict[str, Any]:
         "stamped_headers": request.stamped_headers,
         "stamps": request.stamps,
         "priority": info.get("priority"),
+        "exchange": info.get("exchange"),
         "routing_key": info.get("routing_key"),
     }
 

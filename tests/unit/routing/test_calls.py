@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -228,6 +229,22 @@ def test_a_retry_goes_back_where_its_task_came_from(make: Any) -> None:
     assert (again.queue, again.exchange) == ("every", "")
     moved = app.publisher.prepare_retry(first.message, queue="every", retries=1, options={"queue": "eu"})
     assert (moved.queue, moved.exchange, moved.routing_key) == ("eu", "mail", "mail.eu.#")
+
+
+@pytest.mark.parametrize("options", [{}, {"headers": {"mine": 1}}])
+def test_a_message_says_which_exchange_it_was_sent_to(make: Any, options: dict[str, Any]) -> None:
+    """Both ways in which messages are made say it; a retry only while it goes back where its task came from."""
+    app: Kernel = make(task_routes={"x": "eu"})
+
+    def said(publication: Publication) -> tuple[Any, Any]:
+        headers = publication.message.headers
+        return headers.get("kernel_exchange"), headers.get("kernel_routing_key")
+
+    first = prepared(app, "x", **options)
+    again = partial(app.publisher.prepare_retry, first.message, queue="every", retries=1)
+    assert said(first) == said(again()) == ("mail", "mail.eu.#")
+    assert said(again(options={"routing_key": "mail.eu.de", "queue": "eu"})) == ("mail", "mail.eu.de")
+    assert said(again(options={"queue": "celery"})) == said(prepared(app, "y", **options)) == (None, None)
 
 
 @pytest.mark.parametrize(
