@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kernel.task import Task
 
 NO_KWARGS: Final = "{}"
+_NO_KWARGS_TEXT: Final = quote(NO_KWARGS)
+_UNTIMED: Final = ',"shadow":null,"eta":null,"expires":null,'
 
 # What a plan knows by itself; other defaults of a task (an expiry, an exchange) make each call be worked out.
 _PLAIN_DEFAULTS: Final = frozenset(
@@ -51,10 +53,13 @@ class Plan:
     __slots__ = (
         "_body",
         "_content_type",
+        "_empty",
         "_encoding",
         "_form",
         "_head",
         "_properties",
+        "_rest",
+        "_subclasses",
         "_tail",
         "address",
         "addressed",
@@ -110,6 +115,8 @@ class Plan:
         self.addressed = found and self.fixed
         self.plain = self.addressed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
         codec = codecs.serializer(options["serializer"])
+        self._subclasses = codecs.takes_subclasses(options["serializer"])
+        self._empty: bytes | None = None
         self._body = codec.dumps
         self._content_type = codec.content_type
         self._encoding = codec.content_encoding
@@ -120,12 +127,12 @@ class Plan:
         address = "".join(f",{quote(header)}:{quote(value)}" for header, value in self.address.headers.items())
         # The text is cut where the values of one call go in, so that a call costs one concatenation.
         self._head = f'{{"lang":"py","task":{quote(name)},"id":'
-        self._tail = (
-            ',"shadow":null,"eta":null,"expires":null,"group":null,"group_index":null,"retries":0,'
-            f'"timelimit":{json.dumps(limits)},"origin":{quote(origin)},'
+        self._rest = (
+            f',"retries":0,"timelimit":{json.dumps(limits)},"origin":{quote(origin)},'
             f'"ignore_result":{json.dumps(options.get("ignore_result"))},'
             f'"replaced_task_nesting":0,"stamped_headers":null,"stamps":{{}}{address}}}'
         )
+        self._tail = f'{_UNTIMED}"group":null,"group_index":null{self._rest}'
         self._form = Form(
             {"lang": "py", "task": name},
             json.loads(f"{{{self._tail[1:]}"),
@@ -157,6 +164,52 @@ class Plan:
             known_id=task_id,
             filled=(self._form, (task_id, root_id, parent_id, argsrepr, kwargsrepr)),
         )
+        return self._addressed(message)
+
+    def member(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        lineage: tuple[str, str, str | None],
+        place: tuple[str, int],
+        ending: bytes,
+    ) -> Publication:
+        """The message of a call that is a member of a group: the id of that, and its index. `ending` is empty or what
+        `ending` says. Raises `EncodeError`."""
+        body = self._body((args, kwargs if kwargs.__class__ is dict else dict(kwargs), EMPTY_EMBED))
+        if ending:
+            body = body[: -len(self._empty or b"")] + ending
+        (task_id, root_id, parent_id), (group_id, index), depth = lineage, place, self.depth
+        quoted = quote(task_id)
+        headers = (
+            f'{self._head}{quoted},"root_id":{quoted if root_id is task_id else quote(root_id)},'
+            f'"parent_id":{"null" if parent_id is None else quote(parent_id)},'
+            f'"argsrepr":{quote(args_repr(args, depth=depth))},'
+            f'"kwargsrepr":{quote(kwargs_repr(kwargs, depth=depth)) if kwargs else _NO_KWARGS_TEXT}'
+            f'{_UNTIMED}"group":{quote(group_id)},"group_index":{index}{self._rest}'
+        )
+        return self._addressed(
+            Message(
+                headers,
+                body,
+                content_type=self._content_type,
+                content_encoding=self._encoding,
+                properties=f'{{"correlation_id":{quoted}{self._properties}',
+                known_id=task_id,
+            )
+        )
+
+    def ending(self, chord: Mapping[str, Any]) -> bytes | None:
+        """How the body of a member of this chord ends, in place of how that of a call ends that nothing follows; None
+        where bodies are no JSON, of which a part can be written by itself. Raises `EncodeError`."""
+        if self._content_type != "application/json" or not self._subclasses:
+            return None
+        if self._empty is None:
+            empty, whole = self._body(EMPTY_EMBED) + b"]", self._body(((), {}, EMPTY_EMBED))
+            self._empty = empty if whole.endswith(empty) else b""
+        return self._body({**EMPTY_EMBED, "chord": chord}) + b"]" if self._empty else None
+
+    def _addressed(self, message: Message) -> Publication:
         if self.address.exchange:
             return Publication(
                 message,

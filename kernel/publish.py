@@ -59,14 +59,15 @@ class Publisher:
         that is not there.
         """
         made = self.plan(call.name)
-        task_id, root_id, parent_id = self._lineage(call)
+        task_id, root_id, parent_id = self.lineage(call)
         if made.plain and not call.options and not call.redelivered:
             publication = made.publication(call.args, call.kwargs, task_id, root_id, parent_id)
         else:
             publication = self._prepare_with_options(made, call, (task_id, root_id, parent_id))
-        return self._edited(publication)
+        return self.edited(publication)
 
-    def _edited(self, publication: Publication) -> Publication:
+    def edited(self, publication: Publication) -> Publication:
+        """It, as plugins would have it."""
         for plugin, edit in self._app.extensions.hot.kernel_publish_start or ():
             try:
                 edit(publication)
@@ -104,7 +105,8 @@ class Publisher:
         self.routing.flush()
         self._plans = {}
 
-    def _lineage(self, call: Call) -> tuple[str, str, str | None]:
+    def lineage(self, call: Call) -> tuple[str, str, str | None]:
+        """The ids of the task, of the one that all began with, and of the one that calls it."""
         options = call.options
         task_id = call.task_id or options.get("task_id") or new_id()
         if not isinstance(task_id, str):
@@ -310,7 +312,7 @@ class Publisher:
             routing_key=address.routing_key,
             persistent=props.get("delivery_mode") != 1,
         )
-        return self._edited(publication)
+        return self.edited(publication)
 
     def _again(self, known: Mapping[str, Any], queue: str, headers: dict[str, Any]) -> Address:
         """Where a retry goes: to the queue that its task came from, unless it says otherwise, which `headers` say."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from kernel import errors
-from kernel.call import Call
-from kernel.naming import new_id
+from kernel.call import NO_OPTIONS, Call
+from kernel.cycles import cycle_of, leads_to
+from kernel.placing import Given, Lineage, Place
 from kernel.request import current_request
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from kernel.app import Kernel
     from kernel.canvas.stamping import StampingVisitor
     from kernel.task import Task
+
+__all__ = ["Lineage", "Place", "Signature", "as_signatures", "maybe_signature", "signature"]
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T", bound="Signature[Any]")
@@ -41,55 +43,6 @@ _PRIMITIVES: Final[Mapping[str, str]] = {
     "xstarmap": "maps",
     "chunks": "maps",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
-    """Where calls come from: the task that makes them, if any, and who waits for what comes of them."""
-
-    root_id: str | None = None
-    parent_id: str | None = None
-    reply_to: str | None = None
-    redelivered: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a signature belongs, as freezing writes it into its options. What is None says nothing; `more` are other
-    options, and `ids` makes the ids that are not given."""
-
-    task_id: str | None = None
-    group_id: str | None = None
-    chord: Mapping[str, Any] | None = None
-    root_id: str | None = None
-    parent_id: str | None = None
-    group_index: int | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
-    ids: Callable[[], str] = new_id
-
-    def options(self) -> dict[str, Any]:
-        """All that is said but the id."""
-        said = {
-            "group_id": self.group_id,
-            "chord": self.chord,
-            "root_id": self.root_id,
-            "parent_id": self.parent_id,
-            "group_index": self.group_index,
-            **self.more,
-        }
-        return {name: value for name, value in said.items() if value is not None}
-
-    def inside(self, **changes: Any) -> Place:
-        """The place of a part: `more` and `ids` are the same, and nothing else but what `changes` say."""
-        return Place(more=self.more, ids=self.ids, **changes)
-
-    def at(self, **changes: Any) -> Place:
-        """The same place with these changes."""
-        return replace(self, **changes)
-
-
-PLACED: Final = frozenset(Place.__dataclass_fields__) - {"more", "ids"}
-"""Options that freezing puts where they belong; they are not handed on to members."""
 
 
 class Signature(dict[str, Any], Generic[R_co]):
@@ -343,16 +296,20 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def freeze_at(self, place: Place) -> Any:
         """What `freeze` does; a class of one's own overrides this one."""
-        options = self.options
-        frozen: str = options.get("task_id") or place.task_id or place.ids()
+        return self.settle(place.task_id or place.ids, place.options())
+
+    def settle(self, task_id: str | Callable[[], str], said: Mapping[str, Any]) -> result_module.AsyncResult[R_co]:
+        """What `freeze_at` does for a call of one task, with the id or what makes it, and the options of its place."""
+        options, app = self.options, self.app
+        frozen: str = options.get("task_id") or (task_id if isinstance(task_id, str) else task_id())
         options["task_id"] = frozen
-        for name, value in place.options().items():
+        for name, value in said.items():
             options.setdefault(name, value)
-        result = self.app.AsyncResult(frozen, task_name=self.task)
         ignored = options.get("ignore_result")
         if ignored is None:
-            task = self.app.tasks.get(self.task)
+            task = app.tasks.get(self["task"])
             ignored = task is not None and task.ignore_result
+        result = app.AsyncResult(frozen, task_name=self["task"])
         result.ignored = bool(ignored)
         return result
 
@@ -369,16 +326,24 @@ class Signature(dict[str, Any], Generic[R_co]):
         lineage: Lineage,
     ) -> list[Call]:
         """What is to be published first of all, with these arguments and options added."""
-        given = {"reply_to": lineage.reply_to, **(options or {})}
+        return self.calls_with(Given(args, kwargs or NO_OPTIONS, options or NO_OPTIONS, lineage))
+
+    def calls_with(self, given: Given) -> list[Call]:
+        """What `calls` does; each kind of signature has its own."""
+        lineage, options = given.lineage, given.options
+        if lineage.reply_to is not None and options.get("reply_to") is None:
+            options = {**options, "reply_to": lineage.reply_to}
+        new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, options)
         return [
-            Call.from_signature(
-                self,
-                args,
-                kwargs,
+            Call(
+                self["task"],
+                new_args,
+                new_kwargs,
+                new_options,
+                task_id=self.id,
                 root_id=lineage.root_id,
                 parent_id=lineage.parent_id,
                 redelivered=lineage.redelivered,
-                **{name: value for name, value in given.items() if value is not None},
             )
         ]
 
@@ -407,7 +372,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     def _append(self, option: str, signature: Signature[Any]) -> Signature[Any]:
         if not isinstance(signature, Mapping):
             raise TypeError(f"{option} is a signature, such as task.s(), and not a {type(signature).__name__}")
-        if _leads_to(signature, self):
+        if leads_to(signature, self):
             raise cycle_of([self] if signature is self else [self, signature])
         links = self.options.get(option)
         links = [] if links is None else links if isinstance(links, list) else [links]
@@ -595,62 +560,6 @@ def as_signatures(links: Any, app: Kernel | None = None) -> list[Signature[Any]]
         if not isinstance(signature, Signature):
             raise TypeError(f"a link is a signature, such as task.s(); got {item!r:.80}")
         found.append(signature)
-    return found
-
-
-def cycle_of(path: Sequence[Any]) -> ValueError:
-    """The error for signatures of which each leads to the next, and the last to the first."""
-    names = [str(item.get("task")) if isinstance(item, Mapping) else type(item).__name__ for item in (*path, path[0])]
-    return ValueError(
-        f"a cycle of signatures: {' -> '.join(names)}. What comes after a task travels with its message, and so has an "
-        "end: let the last task call the first one itself. Nothing was published"
-    )
-
-
-def _leads_to(start: Any, target: Any) -> bool:
-    """Whether `target` itself, not one like it, is `start` or anywhere in it."""
-    left, seen = [start], set()
-    while left:
-        item = left.pop()
-        if item is target:
-            return True
-        if id(item) in seen or not isinstance(item, Mapping):
-            continue
-        seen.add(id(item))
-        left += _within(item)
-    return False
-
-
-def circle_of(start: Mapping[str, Any]) -> list[Any] | None:
-    """Signatures of which each holds the next, and the last the first; None where none of those that `start` is made of
-    do. As deep as it is."""
-    path: list[Any] = []
-    done: set[int] = set()
-    left: list[tuple[Any, bool]] = [(start, False)]
-    while left:
-        item, is_done = left.pop()
-        if is_done:
-            done.add(id(path.pop()))
-        if id(item) in done:
-            continue
-        for place, other in enumerate(path):
-            if item is other:
-                return path[place:]
-        if isinstance(item, Mapping):
-            path.append(item)
-            left.append((item, True))
-            left += [(part, False) for part in _within(item)]
-    return None
-
-
-def _within(item: Mapping[str, Any]) -> list[Any]:
-    """The signatures that one is made of, and those that are linked to it."""
-    options, kwargs = item.get("options") or {}, item.get("kwargs") or {}
-    values = [options.get(name) for name in ("link", "link_error", "chain", "chord")]
-    values += [kwargs.get(name) for name in ("tasks", "header", "body")]
-    found: list[Any] = []
-    for value in values:
-        found += value if isinstance(value, list | tuple) else [] if value is None else [value]
     return found
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _NOT_HERE: Final = ("serializer", "compression", "queue", "exchange", "routing_key", "countdown", "eta")
 """Options that mean nothing to what runs here."""
 
+Ids = Callable[[], Sequence[str]]
+
 
 class Calls:
     """Publishes calls of one app, and hands out their results."""
@@ -170,11 +172,16 @@ class Calls:
         return result
 
     def send(
-        self, calls: Sequence[Call], result: Any, options: Mapping[str, Any], *, expected: Sequence[str] = ()
+        self,
+        calls: Sequence[Call],
+        result: Any,
+        options: Mapping[str, Any],
+        *,
+        expected: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """Calls of a canvas, in one batch; all are checked and encoded before the first is sent.
 
-        `result` becomes a child of the running task; `expected` are the ids of all tasks that come of them.
+        `result` becomes a child of the running task; `expected()` are the ids of all tasks that come of them.
         """
         publications = self._canvas(calls)
         if publications:
@@ -183,23 +190,28 @@ class Calls:
         self._adopt(result, options)
 
     async def asend(
-        self, calls: Sequence[Call], result: Any, options: Mapping[str, Any], *, expected: Sequence[str] = ()
+        self,
+        calls: Sequence[Call],
+        result: Any,
+        options: Mapping[str, Any],
+        *,
+        expected: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """The same, without holding up the event loop."""
         import asyncio
 
         publications = self._canvas(calls)
         if publications:
-            if expected:
-                await asyncio.to_thread(self._expect, expected)
+            await asyncio.to_thread(self._expect, expected)
             await self._app.bridge.publish_all(publications, whole=True, **await self._asending(options))
         self._adopt(result, options)
 
     def _canvas(self, calls: Sequence[Call]) -> list[Publication]:
+        from kernel.batch import Batch
         from kernel.canvas.checks import Check
 
         app, publications = self._app, []
-        check = Check(app)
+        check, batch = Check(app), Batch(app.publisher)
         for call in calls:
             check.following(call.options)
             task = app.tasks.get(call.name)
@@ -207,13 +219,13 @@ class Calls:
                 call.args, call.kwargs = task.checked(call.args, call.kwargs)
                 if _has_shadow(task) and not call.options.get("shadow"):
                     call.options = {**call.options, "shadow": task.shadow_name(call.args, call.kwargs, call.options)}
-            publications.append(app.publisher.prepare(call))
+            publications.append(batch.prepare(call))
         return publications
 
-    def _expect(self, ids: Sequence[str]) -> None:
+    def _expect(self, expected: Ids) -> None:
         """Listen for the results of these, where they come to whoever called."""
-        expect = self._app.opened.expecting() if ids else None
-        if expect is not None:
+        expect = self._app.opened.expecting()
+        if expect is not None and (ids := expected()):
             expect(ids)
 
     def _prepared(

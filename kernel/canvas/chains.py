@@ -10,7 +10,8 @@ from kernel.call import Call
 from kernel.canvas.chord import chord
 from kernel.canvas.composite import Composite, given_members, members, walk
 from kernel.canvas.groups import as_group, group
-from kernel.signature import PLACED, Lineage, Place, Signature, as_signatures
+from kernel.placing import PLACED, Given, Place
+from kernel.signature import Signature, as_signatures
 
 
 class chain(Composite):  # noqa: N801 - Celery's name
@@ -85,16 +86,10 @@ class chain(Composite):  # noqa: N801 - Celery's name
             first.parent = parent
         return last
 
-    def calls(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        lineage: Lineage,
-    ) -> list[Call]:
-        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        steps, given = self._linked(new_options)
+    def calls_with(self, given: Given) -> list[Call]:
+        lineage = given.lineage
+        new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
+        steps, first_options = self._linked(new_options)
         if not steps:
             return []
         first, *following = steps
@@ -103,10 +98,10 @@ class chain(Composite):  # noqa: N801 - Celery's name
                 if lineage.reply_to is not None:
                     task.options.setdefault("reply_to", lineage.reply_to)
         # Whoever takes the message reads it from its end.
-        rest = [*(given.pop("chain", None) or ()), *reversed(following)]
+        rest = [*(first_options.pop("chain", None) or ()), *reversed(following)]
         if rest:
-            given["chain"] = rest
-        return first.calls(new_args, self.own_kwargs(new_kwargs), given, lineage=lineage)
+            first_options["chain"] = rest
+        return first.calls_with(Given(new_args, self.own_kwargs(new_kwargs), first_options, lineage))
 
     def _linked(self, options: Mapping[str, Any]) -> tuple[list[Signature[Any]], dict[str, Any]]:
         """Its steps with the links that options give them, and the options of the first."""

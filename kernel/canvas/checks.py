@@ -8,19 +8,23 @@ itself, a chord that cannot be joined.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel.canvas.chains import chain
-from kernel.canvas.chord import check_chord, chord, leaves
+from kernel.canvas.chord import check_chord, chord, parts_of
 from kernel.canvas.groups import as_group, group
 from kernel.canvas.maps import xmap
+from kernel.cycles import cycle_of
 from kernel.errors import ImproperlyConfigured
 from kernel.options import FOLLOWING
 from kernel.routing.exchange import check_type
-from kernel.signature import Signature, cycle_of, maybe_signature
+from kernel.signature import Signature, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
+
+
+_FOLLOWING: Final = sorted(FOLLOWING)
 
 
 class Check:
@@ -40,8 +44,10 @@ class Check:
         that are ignored, NotImplementedError for one that no backend joins, and ValueError for a cycle and for an
         unknown type of exchanges.
         """
-        for option in sorted(FOLLOWING & options.keys()):
-            value = options[option]
+        if FOLLOWING.isdisjoint(options):
+            return
+        for option in _FOLLOWING:
+            value = options.get(option)
             if not value:
                 continue
             if isinstance(value, str | bytes) or not isinstance(value, Iterable):
@@ -96,7 +102,7 @@ class Check:
         body = signature.kwargs.get("body")
         # Who has no backend may still publish for workers that have one.
         if isinstance(signature, chord) and signature.body is not None and self._app.backend_url is not None:
-            check_chord(self._app, signature.body, [leaf for member in tasks for leaf in leaves(member)])
+            check_chord(self._app, signature.body, parts_of(tasks))
         if isinstance(body, Mapping):
             self.signature(body, 1, called=called)
 

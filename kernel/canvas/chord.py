@@ -11,9 +11,10 @@ from kernel.call import Call
 from kernel.canvas.composite import Composite, members, walk
 from kernel.canvas.groups import as_group, group
 from kernel.groupresult import GroupResult
+from kernel.placing import PLACED, Given, Lineage, Place
 from kernel.results.eager import as_exception
 from kernel.results.gathering import leaves as result_leaves
-from kernel.signature import PLACED, Lineage, Place, Signature, as_signatures, maybe_signature
+from kernel.signature import Signature, as_signatures, maybe_signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -97,7 +98,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         return super().app
 
     def __len__(self) -> int:
-        return sum(len(list(leaves(member))) for member in self.tasks)
+        return len(parts_of(self.tasks))
 
     def __bool__(self) -> bool:
         return True
@@ -140,7 +141,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         before = self.header.freeze_at(place.inside(root_id=place.root_id, parent_id=place.parent_id))
         # Where Celery has it: it reads the header as a mere list.
         own = self.options["task_id"] = before.id
-        for index, leaf in enumerate(leaf for member in self.tasks for leaf in leaves(member)):
+        for index, leaf in enumerate(parts_of(self.tasks)):
             # Groups at the ends of members have ids of their own, and yet their members are parts of this.
             leaf.options.update(group_id=own, group_index=index)
         result = body.freeze_at(place.at(task_id=own_id, parent_id=None))
@@ -151,31 +152,26 @@ class chord(Composite):  # noqa: N801 - Celery's name
             first.parent = before
         return result
 
-    def calls(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        lineage: Lineage,
-    ) -> list[Call]:
-        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        body = self._called_back(new_options, lineage)
-        found = [leaf for member in self.tasks for leaf in leaves(member)]
+    def calls_with(self, given: Given) -> list[Call]:
+        new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
+        body = self._called_back(new_options, given.lineage)
+        found = parts_of(self.tasks)
         if not found:
-            return body.calls(([],), {}, {}, lineage=lineage)
+            return body.calls_with(Given(([],), {}, {}, given.lineage))
         check_chord(self.app, body, found)
         body["chord_size"] = len(found)
         shape = shape_of(self.tasks)
         if shape is not None:
             body[SHAPE] = shape
-        given = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
-        own_kwargs = self.own_kwargs(new_kwargs)
+        options = {name: value for name, value in new_options.items() if name not in _BODY_ALONE}
         callback = as_data(body)
         announce(self.app, self.header, len(found), nested=shape is not None)
+        inside = Given(new_args, self.own_kwargs(new_kwargs), options, given.lineage)
+        part = inside.at(options={**options, "chord": callback})
         made = []
         for member in self.tasks:
-            made += placed(member, callback).calls(new_args, own_kwargs, given, lineage=lineage)
+            # One that is a part itself is told so with the call, and need not be copied for that.
+            made += placed(member, callback).calls_with(inside) if member.composite else member.calls_with(part)
         return made
 
     def _whole(self) -> Signature[Any]:
@@ -184,6 +180,13 @@ class chord(Composite):  # noqa: N801 - Celery's name
         if body is None:
             raise TypeError("this chord has no body yet: call it with one, as in chord(header)(body)")
         return body
+
+    def _outer_copy(self) -> Self:
+        if type(self) is not chord:
+            return self.clone()
+        body = self.body
+        parts = {"header": self.header._outer_copy(), "body": None if body is None else body.clone()}
+        return Signature.replace(self, None, {**self.kwargs, **parts})
 
     def _ignore(self, ignored: bool) -> None:
         # Those of the members are parts, and always kept.
@@ -320,11 +323,25 @@ def leaves(signature: Signature[Any]) -> Iterator[Signature[Any]]:
         yield signature
 
 
+def parts_of(members: Iterable[Signature[Any]]) -> list[Signature[Any]]:
+    """The `leaves` of all these, in order."""
+    found: list[Signature[Any]] = []
+    for member in members:
+        if member.composite:
+            found += leaves(member)
+        else:
+            found.append(member)
+    return found
+
+
 def shape_of(members: Iterable[Signature[Any]]) -> list[Any] | None:
     """How the values of members are nested, since one that ends in a group gives a list: runs of ``[times, shape]``,
     the shape of a single value being None. None for a header of nothing but those."""
     runs: list[Any] = []
     for member in members:
+        if not member.composite and runs and runs[-1][1] is None:
+            runs[-1][0] += 1
+            continue
         for shape in _shapes(member):
             if runs and runs[-1][1] == shape:
                 runs[-1][0] += 1

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kernel import errors
 from kernel.canvas.later import Later
-from kernel.signature import PLACED, Lineage, Place, Signature, circle_of, cycle_of, maybe_signature
+from kernel.cycles import circle_of, cycle_of
+from kernel.placing import PLACED, Lineage, Place
+from kernel.signature import Signature, maybe_signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -81,7 +83,7 @@ class Composite(Signature[Any]):
             return self.apply(args, kwargs, **options)
         made, result = self._made(options)
         calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
-        app.calls.send(calls, result, options, expected=made.ids())
+        app.calls.send(calls, result, options, expected=made.ids)
         return result
 
     async def aapply_async(
@@ -95,7 +97,7 @@ class Composite(Signature[Any]):
             return await asyncio.to_thread(self.apply, args, kwargs, **options)
         made, result = self._made(options)
         calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
-        await app.calls.asend(calls, result, options, expected=made.ids())
+        await app.calls.asend(calls, result, options, expected=made.ids)
         return result
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -106,7 +108,7 @@ class Composite(Signature[Any]):
         """A frozen copy, and its result. Raises ValueError for one that is a part of itself."""
         placed = {name: options[name] for name in PLACED if options.get(name) is not None}
         try:
-            made = self.clone()
+            made = self._outer_copy()
             if options.get("ignore_result") is not None:
                 made._ignore(bool(options["ignore_result"]))
             return made, made.freeze_at(Place(**placed))
@@ -115,6 +117,10 @@ class Composite(Signature[Any]):
             if circle is None:
                 raise
             raise cycle_of(circle) from None
+
+    def _outer_copy(self) -> Self:
+        """A copy to be frozen. Where freezing copies the members, they need not be copied for it."""
+        return self.clone()
 
     def _ignore(self, ignored: bool) -> None:
         """Let those results say so whose tasks the option will be given to."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kernel.call import Call
 from kernel.canvas.composite import Composite, given_members, members_later
 from kernel.groupresult import GroupResult
-from kernel.signature import PLACED, Lineage, Place, Signature
+from kernel.placing import PLACED, Given, Place
+from kernel.signature import Signature
 
 if TYPE_CHECKING:
     from typing import Self
@@ -61,24 +62,23 @@ class group(Composite):  # noqa: N801 - Celery's name
         self["args"] = ()
         self["kwargs"] = {"tasks": flat}
         self["options"] = {"task_id": own}
-        inside = place.at(task_id=None, group_id=own)
-        results = [member.freeze_at(inside.at(group_index=index)) for index, member in enumerate(flat)]
-        return GroupResult(own, [result for result in results if result is not None], app=app)
+        inside = place.at(task_id=None, group_id=own, ids=place.ids_for(len(flat)))
+        said, results = inside.options(), []
+        for index, member in enumerate(flat):
+            if type(member).freeze_at is Signature.freeze_at:
+                # What is the same for all members is worked out once.
+                said["group_index"] = index
+                result = member.settle(inside.ids, said)
+            else:
+                result = member.freeze_at(inside.at(group_index=index))
+            if result is not None:
+                results.append(result)
+        return GroupResult(own, results, app=app)
 
-    def calls(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        lineage: Lineage,
-    ) -> list[Call]:
-        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        given, own_kwargs = self._member_options(new_options), self.own_kwargs(new_kwargs)
-        found = []
-        for member in self.tasks:
-            found += member.calls(new_args, own_kwargs, given, lineage=lineage)
-        return found
+    def calls_with(self, given: Given) -> list[Call]:
+        new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
+        inside = Given(new_args, self.own_kwargs(new_kwargs), self._member_options(new_options), given.lineage)
+        return [call for member in self.tasks for call in member.calls_with(inside)]
 
     def _member_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get("link"):
@@ -88,6 +88,9 @@ class group(Composite):  # noqa: N801 - Celery's name
         if options.get("chain"):
             raise TypeError("a group that other tasks follow is the header of a chord: make it chord(group, task)")
         return {name: value for name, value in options.items() if name not in PLACED}
+
+    def _outer_copy(self) -> Self:
+        return Signature.replace(self) if type(self) is group else self.clone()
 
     def _ignore(self, ignored: bool) -> None:
         self.options["ignore_result"] = ignored

@@ -10,7 +10,8 @@ from kernel.canvas.chord import leaves
 from kernel.canvas.replacing import as_one_value
 from kernel.interfaces.backend import Growing
 from kernel.naming import derive_id
-from kernel.signature import Lineage, Place, Signature
+from kernel.placing import Lineage, Place
+from kernel.signature import Signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -64,7 +65,7 @@ def send(app: Kernel, request: Request, made: Signature[Any], result: Any) -> No
         reply_to=app.oid,
         redelivered=request.seen or request.redelivered,
     )
-    app.calls.send(made.calls((), {}, {}, lineage=lineage), result, {}, expected=made.ids())
+    app.calls.send(made.calls((), {}, {}, lineage=lineage), result, {}, expected=made.ids)
 
 
 def _place(app: Kernel, request: Request) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kernel import errors
 from kernel.canvas.groups import group
 from kernel.canvas.unlocking import add_unlock_task
-from kernel.signature import Lineage, Place, Signature, maybe_signature
+from kernel.placing import Given, Place
+from kernel.signature import Signature, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -92,18 +93,11 @@ class xmap(Signature[list[Any]]):  # noqa: N801 - Celery's name
         self.check_items()
         return await super().aapply_async(args, kwargs, **options)
 
-    def calls(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        lineage: Lineage,
-    ) -> list[Call]:
-        if lineage.parent_id is None:
+    def calls_with(self, given: Given) -> list[Call]:
+        if given.lineage.parent_id is None:
             # What a worker publishes after a task must not make that task fail.
             self.check_items()
-        return super().calls(args, kwargs, options, lineage=lineage)
+        return super().calls_with(given)
 
     def _route(self) -> dict[str, Any]:
         called: Signature[Any] = self.kwargs["task"]
@@ -168,14 +162,7 @@ class chunks(Signature[list[list[Any]]]):  # noqa: N801 - Celery's name
     def freeze_at(self, place: Place) -> Any:
         raise TypeError("chunks are made a group before they are frozen: freeze chunks.group()")
 
-    def calls(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        lineage: Lineage,
-    ) -> list[Call]:
+    def calls_with(self, given: Given) -> list[Call]:
         raise TypeError("chunks are made a group before they are sent: use chunks.group()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,8 @@ from kernel.canvas.chord import leaves
 from kernel.canvas.groups import as_group, group
 from kernel.canvas.maps import ACCUMULATE
 from kernel.naming import derive_id, new_id
-from kernel.signature import Place, Signature, as_signatures, maybe_signature
+from kernel.placing import Place
+from kernel.signature import Signature, as_signatures, maybe_signature
 
 if TYPE_CHECKING:
     from kernel.app import Kernel

@@ -18,6 +18,12 @@ from kernel.interfaces.backend import Record
 
 _JSON: Final = ("application/json", "utf-8")
 _HEAD: Final = re.compile(r'\{"status": "([^"\\]*)", (?:"kernel_attempt": (\d+), )?"result": ')
+# What stands behind the result of most tasks: nothing that has to be parsed.
+_TEXT: Final = r'"([^"\\\x00-\x1f]*)"'
+_TAIL: Final = re.compile(
+    rf', "traceback": null, "children": (null|\[\]), "date_done": {_TEXT}'
+    rf'(?:, "group_id": {_TEXT})?(?:, "parent_id": {_TEXT})?, "task_id": {_TEXT}\}}'
+)
 _decode: Final = json.JSONDecoder().raw_decode
 _encode: Final = json.JSONEncoder().encode
 _EXTENDED: Final = ("name", "worker", "retries", "queue")
@@ -96,6 +102,9 @@ def decode(id: str, raw: bytes) -> Record | None:
             return _decode_whole(id, json.loads(text))
         start = head.end()
         _, end = _decode(text, start)
+        tail = _TAIL.fullmatch(text, end)
+        if tail is not None:
+            return _usual(id, head, text[start:end], tail)
         rest = json.loads("{" + text[end:].removeprefix(", "))
         record = _record(id, {**rest, "status": head[1], "kernel_attempt": int(head[2] or 0)})
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -103,6 +112,25 @@ def decode(id: str, raw: bytes) -> Record | None:
     if "result" not in rest.get("kernel_content", ()):
         record.result = text[start:end].encode("utf-8", "surrogatepass")
     return record
+
+
+def _usual(id: str, head: re.Match[str], result: str, tail: re.Match[str]) -> Record:
+    """The record of a document without anything unusual in it: as `_record` would make it."""
+    state, (children, done, group_id, parent_id, _) = head[1], tail.groups()
+    return Record(
+        id=id,
+        state=state,
+        result=result.encode("utf-8", "surrogatepass"),
+        children=None if children == "null" else children,
+        date_done=_seconds(state, done),
+        group_id=group_id,
+        parent_id=parent_id,
+        attempt=int(head[2] or 0),
+    )
+
+
+def _seconds(state: str, done: str | None) -> float | None:
+    return datetime.fromisoformat(done).timestamp() if done and state in states.READY_STATES else None
 
 
 def _decode_whole(id: str, document: dict[str, Any]) -> Record:
@@ -124,7 +152,7 @@ def _record(id: str, document: dict[str, Any]) -> Record:
         content_encoding=hidden.get("encoding", _JSON[1]),
         traceback=document.get("traceback"),
         children=None if children is None else _encode(children),
-        date_done=datetime.fromisoformat(done).timestamp() if done and state in states.READY_STATES else None,
+        date_done=_seconds(state, done),
         group_id=document.get("group_id"),
         parent_id=document.get("parent_id"),
         attempt=document.get("kernel_attempt") or 0,
