@@ -44,6 +44,10 @@ class HeldCall:
         driver = drivers.load("brokers", self._app.broker_config().url, choices=self._app.conf.drivers)
         return hasattr(driver, "publish_within")
 
+    def open(self) -> None:
+        if self.enlists:
+            _ = self._app.broker
+
     def enlist(self, connection: Any) -> bool:
         broker = self._app.broker
         if self._publication is None or not isinstance(broker, Enlists):

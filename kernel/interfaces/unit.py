@@ -16,6 +16,11 @@ class Held(Protocol):
         """Whether `enlist` may have something to do."""
         ...
 
+    def open(self) -> None:
+        """Open what `enlist` needs, if it `enlists`; to be called before it, on any thread. May take as long as
+        connecting to a broker does. Raises `OperationalError`."""
+        ...
+
     def enlist(self, connection: Any) -> bool:
         """Store it inside the transaction that is open on `connection`, a ``sqlalchemy.Connection``, right before that
         is committed. False, and nothing is done, when the broker is not on the same database. Raises `OperationalError`

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, TwoPhaseTransaction, event
 
 from kernel.interfaces.unit import Held
-from kernel_contrib_sqlalchemy.sending import send_all
+from kernel_contrib_sqlalchemy.sending import enlist_all, send_all
 
 KEY: Final = "kernel_contrib_sqlalchemy"
 
@@ -53,9 +53,7 @@ class ConnectionUnit:
         waiting, self._waiting, self._depth = self._waiting, [], 0
         if not waiting:
             return
-        for _, held in waiting:
-            if held.enlists and not held.enlist(connection):
-                break
+        enlist_all([held for _, held in waiting if held.enlists], connection)
         connection.dialect.do_commit(connection.connection)
         send_all([held for _, held in waiting])
 

@@ -1,14 +1,33 @@
-"""What was held is sent, on whichever side of a greenlet that is."""
+"""What was held is stored or sent, on whichever side of a greenlet that is."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
+from sqlalchemy import Connection
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
 from kernel.interfaces.unit import Held
+
+
+def enlist_all(waiting: Sequence[Held], connection: Connection) -> None:
+    """Store all of it in the transaction of `connection`, if the broker is on the same database. An event loop is not
+    held up while the broker is opened; what is stored goes over the connection itself."""
+    if not waiting:
+        return
+    # All are of one app, or of few, whose brokers are open from then on.
+    if in_greenlet():
+        await_only(asyncio.to_thread(_open, waiting))
+    for held in waiting:
+        if not held.enlist(connection):
+            return
+
+
+def _open(waiting: Sequence[Held]) -> None:
+    for held in waiting:
+        held.open()
 
 
 def send_all(ready: Sequence[Held]) -> None:

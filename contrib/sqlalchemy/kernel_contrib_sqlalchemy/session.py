@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from kernel.interfaces.unit import Held
 from kernel_contrib_sqlalchemy.connection import ConnectionUnit
-from kernel_contrib_sqlalchemy.sending import send_all
+from kernel_contrib_sqlalchemy.sending import enlist_all, send_all
 
 KEY: Final = "kernel_contrib_sqlalchemy"
 
@@ -51,15 +51,14 @@ class SessionUnit:
         """Right before the commit: what can be part of it becomes so. Also before a savepoint is released, since
         whatever undoes that undoes the messages."""
         # A prepared transaction cannot notify anybody (PostgreSQL).
-        if session.twophase or not any(held.enlists for _, held in self._waiting):
+        waiting = [held for _, held in self._waiting if held.enlists]
+        if session.twophase or not waiting:
             return
         try:
             connection = session.connection()
         except exc.UnboundExecutionError:
             return  # a session of several databases: which of them is not told
-        for _, held in self._waiting:
-            if held.enlists and not held.enlist(connection):
-                return
+        enlist_all(waiting, connection)
 
     def _after_commit(self, session: Session) -> None:
         ended = session.get_nested_transaction()

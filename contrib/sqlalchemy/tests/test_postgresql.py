@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from kernel import Kernel
+from kernel.app.opened import Opened
 from kernel.interfaces.broker import ConsumeOptions
 from kernel.testing.servers import Server, postgres_server
 
@@ -155,6 +158,58 @@ def test_two_phase_sessions_send_after_the_second(app: Kernel, engine: Engine) -
         session.rollback()
     assert waiting(app) == [1, 2]
     assert count(engine) == 1
+
+
+@pytest.mark.parametrize("end", ["commit", "prepare"])
+def test_a_two_phase_session_that_cannot_be_prepared_sends_nothing(app: Kernel, engine: Engine, end: str) -> None:
+    add: Any = app.tasks["t.add"]
+    with Session(engine, twophase=True) as session:
+        session.execute(ORDER, {"number": 1})
+        add.delay_on_commit(session, 1)
+        # The server prepares no transaction that has touched a temporary table.
+        session.execute(text("CREATE TEMPORARY TABLE notes (number INTEGER)"))
+        with pytest.raises(DBAPIError) as caught:
+            getattr(session, end)()
+        # To roll back, SQLAlchemy asks for what was never prepared; why it was not is said before that.
+        assert "PREPARE" in f"{caught.value} {caught.value.__context__}"
+        session.rollback()
+        assert (waiting(app), count(engine)) == ([], 0)
+        session.execute(ORDER, {"number": 2})
+        add.delay_on_commit(session, 2)
+        session.commit()
+    assert (waiting(app), count(engine)) == ([2], 1)
+
+
+def test_the_event_loop_goes_on_while_the_broker_is_opened(
+    server: Server, engine: Engine, add_task: Callable[[Kernel], Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    opened = Opened._open_broker
+
+    def noted(self: Opened) -> Any:
+        threads.append(threading.get_ident())
+        return opened(self)
+
+    async def work(app: Kernel, way: str) -> int:
+        there = create_async_engine(_url(server))
+        if way == "session":
+            async with AsyncSession(there) as session, session.begin():
+                app.tasks["t.add"].delay_on_commit(session, 1)
+        else:
+            async with there.begin() as connection:
+                app.tasks["t.add"].delay_on_commit(connection, 1)
+        await there.dispose()
+        return threading.get_ident()
+
+    monkeypatch.setattr(Opened, "_open_broker", noted)
+    for way in ("session", "connection"):
+        threads.clear()
+        with add_task(Kernel("shop", broker=server.url)) as app:
+            loop = asyncio.run(asyncio.wait_for(work(app, way), 60))
+            assert len(threads) == 1
+            assert loop not in threads
+            assert waiting(app) == [1]
+            app.broker.purge("celery")
 
 
 def test_a_connection_without_a_session(app: Kernel, engine: Engine) -> None:
