@@ -6,6 +6,7 @@ from kernel_lib_redis.faults import ConnectionLost, fault, unfitting
 from kernel_lib_redis.findings import examine
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.listener import Event, Listener
+from kernel_lib_redis.lookout import Lookout
 from kernel_lib_redis.script import Script
 from kernel_lib_redis.server import RedisServer
 from kernel_lib_redis.settings import backend_server, broker_server
@@ -18,6 +19,7 @@ __all__ = [
     "Event",
     "Link",
     "Listener",
+    "Lookout",
     "RedisServer",
     "Script",
     "Target",

@@ -116,6 +116,19 @@ class Link:
             self.close()
             raise fault(exc, self.shown) from exc
 
+    def drain(self) -> list[Any]:
+        """The answers that have come, errors among them, without waiting for more; for who asks `waiting` before, and
+        never calls `receive`."""
+        try:
+            return self._wire.drain()
+        except (exceptions.RedisError, OSError) as exc:
+            self.close()
+            raise fault(exc, self.shown) from exc
+
+    def waiting(self) -> bool:
+        """Whether there is something for `drain`, or the connection was closed."""
+        return self.broken or self._wire.waiting()
+
     def readable(self) -> bool:
         """Whether something waits to be read, or the connection was closed."""
         try:

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple
 from redis import exceptions
 
 from kernel import errors
+from kernel_lib_redis.faults import fault
 from kernel_lib_redis.link import Link
 from kernel_lib_redis.server import RedisServer
 
@@ -69,13 +70,13 @@ class Listener:
             self._tell("UNSUBSCRIBE", channels)
 
     def _tell(self, verb: str, channels: Sequence[bytes]) -> None:
-        if self._link is not None and channels:
-            # A link that breaks here is found broken by `read`, which subscribes to everything again.
-            with contextlib.suppress(errors.OperationalError):
-                for start in range(0, len(channels), _AT_ONCE):
-                    self._link.send([(verb, *channels[start : start + _AT_ONCE])])
-        else:
+        if self._link is None:
             self.wake()
+            return
+        # A link that breaks here is found broken by `read`, which subscribes to everything again.
+        with contextlib.suppress(errors.OperationalError):
+            for start in range(0, len(channels), _AT_ONCE):
+                self._link.send([(verb, *channels[start : start + _AT_ONCE])])
 
     def subscribe_now(self, channels: Sequence[bytes], timeout: float) -> None:
         """Subscribe and wait until it is in force; before anybody reads. Raises `OperationalError`."""
@@ -91,35 +92,50 @@ class Listener:
         something to be read from `beside`.
 
         Raises `OperationalError` when the server cannot be reached."""
+        events = self.hear(timeout, beside)
+        return events if events or self._closed or not self.is_cut else self._connect()
+
+    def hear(self, timeout: float, beside: Link | None = None) -> list[Event]:
+        """As `read`, save that it makes no connection, and so waits no longer than it is told: nothing comes when
+        there is none, or it broke."""
         link = self._link
-        if self._closed:
+        if self._closed or link is None or link.broken:
             return []
-        if link is None or link.broken:
-            return self._connect()
         end = time.monotonic() + timeout
-        while not link.readable():
+        while not link.waiting():
             left = end - time.monotonic()
             state = self._wait(link, min(left, self._until_check()), beside)
             if state == "woken" or (state == "quiet" and self._closed):
                 return []
             if state == "quiet" and self._is_silent(link):
                 link.close()
-                return self._connect()
+                return []
             if state == "quiet" and time.monotonic() >= end:
                 return []
             if state == "ready":
                 break
         return self._receive(link)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is no connection that works."""
+        return self._link is None or self._link.broken
+
+    def cut(self) -> None:
+        """Give up the connection, as if it had broken: what was read from it and told to nobody comes again."""
+        link = self._link
+        if link is not None:
+            link.close()
+
     def _receive(self, link: Link) -> list[Event]:
         events: list[Event] = []
         try:
-            while link.readable():
-                self._take(link.receive(), events)
-        except (errors.OperationalError, exceptions.ResponseError):
+            while not link.broken and link.waiting():
+                for reply in link.drain():
+                    self._take(reply, events)
+        except errors.OperationalError:
+            # It is found broken by who reads next.
             link.close()
-            if not events and not self._closed:
-                return self._connect()
         self._heard, self._asked = time.monotonic(), None
         return events
 
@@ -137,31 +153,37 @@ class Listener:
         self._asked = time.monotonic()
         # A link that breaks here is found broken by the next read.
         with contextlib.suppress(errors.OperationalError), self._lock:
-            link.send([("PING",)])
+            self._ask(link)
         return link.broken
+
+    def _ask(self, link: Link) -> None:
+        link.send([("PING",)])
 
     def _wait(self, link: Link, timeout: float, beside: Link | None) -> Literal["ready", "woken", "quiet"]:
         try:
+            here = link.fileno()
             poller = select.poll()
-            poller.register(link.fileno(), select.POLLIN)
+            poller.register(here, select.POLLIN)
             poller.register(self._waker.fileno(), select.POLLIN)
             if beside is not None:
                 poller.register(beside.fileno(), select.POLLIN)
-            # Rounded up: a wait of less than a millisecond is none.
-            ready = {fd for fd, _ in poller.poll(math.ceil(min(max(0.0, timeout), _LONGEST) * 1000))}
         except (errors.OperationalError, OSError, ValueError):
             return "quiet" if self._closed else "ready"
+        # Rounded up: a wait of less than a millisecond is none.
+        ready = {fd for fd, _ in poller.poll(math.ceil(min(max(0.0, timeout), _LONGEST) * 1000))}
         if self._closed:
             return "quiet"
         woken = self._waker.fileno() in ready
         if woken:
             with contextlib.suppress(OSError):
                 self._waker.recv(4096)
-        if link.broken or link.fileno() in ready:
+        if link.broken or here in ready:
             return "ready"
         return "woken" if woken or ready else "quiet"
 
     def _take(self, reply: object, events: list[Event]) -> None:
+        if isinstance(reply, exceptions.ResponseError):
+            raise fault(reply, self._server.shown) from reply
         if not isinstance(reply, list) or len(reply) < 3:
             return
         if reply[0] == b"message":
@@ -173,6 +195,7 @@ class Listener:
 
     def _connect(self) -> list[Event]:
         link = self._server.connect()
+        self._greet(link)
         with self._lock:
             self._link = link
             # First, so that they are in force when the channels are.
@@ -181,6 +204,9 @@ class Listener:
         self._heard, self._asked = time.monotonic(), None
         again, self._had_link = self._had_link, True
         return [Event("reconnect")] if again else []
+
+    def _greet(self, link: Link) -> None:
+        """What has to be said on a new connection first."""
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):

@@ -78,14 +78,28 @@ class Wire:
             if reply is not _MORE:
                 return reply
 
+    def drain(self) -> list[Any]:
+        """The replies that have come, errors among them, where something is `waiting`. The rest of one that has begun
+        is not waited for."""
+        found: list[Any] = []
+        count = self._sock.recv_into(self._buffer)
+        if not count:
+            raise exceptions.ConnectionError("the server closed the connection")
+        self._reader.feed(self._buffer, 0, count)
+        while (reply := self._reader.gets()) is not _MORE:
+            found.append(reply)
+        return found
+
+    def waiting(self) -> bool:
+        """Whether there is something for `drain`, or the connection was closed."""
+        sock = self._sock
+        if sock.fileno() < 0:
+            return True  # and its number may be another's by now
+        return bool((isinstance(sock, ssl.SSLSocket) and sock.pending()) or self._poller.poll(0))
+
     def readable(self) -> bool:
         """Whether something waits to be read, or the connection was closed."""
-        if self._reader.has_data():
-            return True
-        if self._sock.fileno() < 0:
-            return True  # and its number may be another's by now
-        pending = getattr(self._sock, "pending", None)
-        return bool((pending is not None and pending()) or self._poller.poll(0))
+        return self._reader.has_data() or self.waiting()
 
     def fileno(self) -> int:
         """-1 when it was closed."""
