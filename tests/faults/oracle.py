@@ -47,8 +47,8 @@ def judge(
 
 
 def may_run_again(project: Project, keys: Iterable[str], word: str = "COMMIT") -> int:
-    """How many of `keys`, which is all that was ever sent, have run and are in the broker all the same: their ends died
-    with whoever had them, and each may run once more. Only while no worker is there."""
+    """How many of `keys`, which is all that was ever sent, have run and are in the broker all the same: their ends are
+    not stored, and each may run once more. Only while nothing can be settled: whoever could is dead or cut off."""
     wanted = set(keys)
     ran = len(wanted & set(project.counts(word)))
     held = sum(each.ready + each.claimed + each.delayed for each in project.app.broker.stats())
