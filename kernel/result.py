@@ -15,6 +15,7 @@ from kernel.results.eager import EagerResult, as_exception
 from kernel.results.joining import allow_join_result, assert_will_not_block, denied_join_result, joining
 from kernel.results.known import Known
 from kernel.results.reading import load
+from kernel.results.revoking import Revocable
 from kernel.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ OnError = Callable[[Any], object]
 Callback = Callable[[str, Any], object]
 
 
-class AsyncResult(Known, Generic[R_co]):
+class AsyncResult(Known, Revocable, Generic[R_co]):
     """The result of a task, by the id of the task. Making one costs no I/O.
 
     Everything that asks the backend raises `NotImplementedError` when none is configured, `OperationalError` or
@@ -226,19 +227,8 @@ class AsyncResult(Known, Generic[R_co]):
         """Delete the record, and those of its parents."""
         self.backend.forget(forgotten([self]))
 
-    def revoke(
-        self,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """Tell all workers not to run the task; with `terminate`, to end it if it runs; see `Control.revoke`.
-
-        `connection`, `wait` and `timeout` are there for Celery's callers: no answers are collected.
-        """
-        self.app.control.revoke(self.id, terminate=terminate, signal=signal or "SIGTERM")
+    def _revoked(self) -> str:
+        return self.id
 
     def revoke_by_stamped_headers(
         self,

@@ -359,7 +359,7 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def on_error(self, errback: Signature[Any]) -> Self:
         """The same, and returns this signature."""
-        self._append("link_error", errback)
+        self.link_error(errback)
         return self
 
     def flatten_links(self) -> list[Signature[Any]]:

@@ -277,10 +277,6 @@ class chord(Composite):  # noqa: N801 - Celery's name
         self._whole().link_error(errback)
         return errback
 
-    def on_error(self, errback: Signature[Any]) -> Self:
-        self.link_error(errback)
-        return self
-
     def set_immutable(self, immutable: bool) -> None:
         """Of the members; the body always takes the results, unless it is immutable itself."""
         for member in self.tasks:

@@ -151,10 +151,6 @@ class group(Composite):  # noqa: N801 - Celery's name
             member.link_error(errback.clone())
         return errback
 
-    def on_error(self, errback: Signature[Any]) -> Self:
-        self.link_error(errback)
-        return self
-
     def set_immutable(self, immutable: bool) -> None:
         for member in self.tasks:
             member.set_immutable(immutable)

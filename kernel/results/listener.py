@@ -24,13 +24,16 @@ Item = Record | Exception
 
 
 class Box(Protocol):
-    """Where a waiting caller gets its records; any thread puts them in."""
+    """Where a waiting caller gets its records."""
 
-    def put(self, item: Item) -> None: ...
+    def put(self, item: Item) -> None:
+        """Called on the listener's thread or that of whoever registers, also with the listener's lock held: it must not
+        wait, nor ask anything of the listener."""
+        ...
 
 
 class ThreadBox:
-    """Of a thread that waits."""
+    """Of a thread that waits, which reads `items` itself."""
 
     __slots__ = ("items",)
 
@@ -42,7 +45,7 @@ class ThreadBox:
 
 
 class LoopBox:
-    """Of a coroutine that waits. `arrive` runs on the loop; `put` brings it there."""
+    """Of a coroutine that waits. `get` and `arrive` run on its loop, and `put`, on any thread, brings items there."""
 
     __slots__ = ("_future", "_items", "loop")
 
@@ -70,7 +73,8 @@ class LoopBox:
 
 
 class CallBox:
-    """Of a function that is called with the end of a task, or with why there is none to be had; once."""
+    """Of a function that is called with the end of a task, or with why there is none to be had; once, and on the thread
+    of `Calls`."""
 
     __slots__ = ("_called", "_calls", "_function", "_task_id")
 
@@ -86,6 +90,7 @@ class CallBox:
             self._calls.add(self, item)
 
     def call(self, item: Item, listener: Listener) -> None:
+        """On the thread of `Calls`, which holds no lock: the function may wait for other results."""
         listener.unregister((self._task_id,), self)
         self._function(item)
 

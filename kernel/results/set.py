@@ -13,6 +13,7 @@ from kernel.request import current_request
 from kernel.result import AsyncResult, EagerResult, OnError, assert_will_not_block, ended, forgotten, throw_of
 from kernel.results.bar import Progress, shown
 from kernel.results.gathering import Leaf, OnMessage, Tally, end_of, ends, ends_async, leaves
+from kernel.results.revoking import Revocable
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Callback = Callable[[str, Any], object]
 
 
-class ResultSet:
+class ResultSet(Revocable):
     """Results in order, each once. What is asked of all of them costs a few round trips, however many they are, and
     whoever waits for all uses one connection."""
 
@@ -79,10 +80,12 @@ class ResultSet:
             raise KeyError(result) from None
 
     def discard(self, result: Any) -> None:
+        """Take out a result, or the one of an id, if it is there."""
         if result in self.results:
             self.results.remove(result)
 
     def clear(self) -> None:
+        """Take out all. Their records stay where they are."""
         self.results.clear()
 
     def __iter__(self) -> Iterator[Any]:
@@ -319,22 +322,12 @@ class ResultSet:
         for backend, members in backends.values():
             backend.forget(forgotten(members))
 
-    def revoke(
-        self,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """Tell all workers not to run these tasks, in one command; arguments as those of `AsyncResult.revoke`."""
+    def _revoked(self) -> list[str]:
         found = leaves(self.results)
         for leaf in found:
             if isinstance(leaf, EagerResult):
                 leaf.revoke()
-        ids = [leaf.id for leaf in found if leaf.id]
-        if ids and not all(isinstance(leaf, EagerResult) for leaf in found):
-            self.app.control.revoke(ids, terminate=terminate, signal=signal or "SIGTERM")
+        return [] if all(isinstance(leaf, EagerResult) for leaf in found) else [leaf.id for leaf in found if leaf.id]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.results)}>"
@@ -351,7 +344,7 @@ class _Places:
         self._left = [0] * len(results)
         self._of: dict[int, list[int]] = {}
         for place, member in enumerate(results):
-            own = leaves([member])
+            own = [member] if isinstance(member, AsyncResult) else leaves([member])
             self._left[place] = len(own)
             for leaf in own:
                 self._of.setdefault(id(leaf), []).append(place)
@@ -381,10 +374,11 @@ class _Handing:
 
     def add(self, leaf: Leaf) -> None:
         """`leaf` has ended. Raises its error, at once or in its turn, and what `callback` raises."""
-        if self._propagate and not self._ordered:
-            end_of(leaf, propagate=True)
         done = self._places.ended_with(leaf)
         if not self._ordered:
+            if self._propagate and not done:
+                # In a group that has not ended: its error is not kept back until then.
+                end_of(leaf, propagate=True)
             for place in done:
                 self._hand(place)
             return
