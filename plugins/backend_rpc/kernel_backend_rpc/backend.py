@@ -95,7 +95,7 @@ class RpcBackend:
     def watch(self, ids: Sequence[str] = ()) -> RpcWatch:
         self._inbox.ensure()
         self._inbox.want()
-        watch = RpcWatch(self._shelf, self._forget_watch)
+        watch = RpcWatch(self._shelf, self._inbox, self._forget_watch)
         with self._lock:
             self._watches.add(watch)
         watch.add(ids)
@@ -124,9 +124,6 @@ class RpcBackend:
         for part in batch:
             api.check_part(part)
         return self._joins.add(batch)
-
-    def forget_chord(self, chord_id: str) -> None:
-        self._joins.forget(chord_id)
 
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         return self._joins.begin(chord_id, copy, number)

@@ -23,6 +23,7 @@ from kernel_lib_amqp.frames import Frame
 
 from kernel import errors
 from kernel_backend_rpc.letters import Letter
+from kernel_backend_rpc.loan import Loan
 from kernel_backend_rpc.shelf import Shelf
 
 _log = logging.getLogger("kernel.rpc")
@@ -33,6 +34,8 @@ _DAY: Final = 86400.0
 _SHORTEST_ABSENCE: Final = 60.0
 _LONGEST_PAUSE: Final = 2.0
 _TELL_EVERY: Final = 60.0
+_MOST_OWED: Final = 64
+_MOST_BYTES_OWED: Final = 1024 * 1024
 _tag = struct.Struct(">Q").unpack_from
 
 
@@ -70,6 +73,9 @@ class Inbox:
         self._declared = False
         # Looks that were asked for, those that a thread is at work on, and those that are over.
         self._asked = self._looked = 0
+        self.loan = Loan(self.nudge)
+        # Replies that the server has not been told to delete, since somebody waits for the last of them just now.
+        self._last = self._owed = self._bytes_owed = 0
 
     # --- for callers --------------------------------------------------------------------------------------------
 
@@ -94,9 +100,11 @@ class Inbox:
     def want(self) -> None:
         """Read replies from now on."""
         with self._changed:
+            if self._wanted and self._thread is not None:
+                return
             self._wanted = True
             self._start()
-            self._nudge()
+            self._recall()
 
     def look(self) -> None:
         """Return once everything is on the shelf that was in the queue at the time of the call. Raises
@@ -106,7 +114,7 @@ class Inbox:
         with self._changed:
             self._asked += 1
             mine, attempts = self._asked, self._attempts
-            self._nudge()
+            self._recall()
             while self._looked < mine:
                 if self._attempts > attempts and self._fault is not None:
                     raise self._fault
@@ -128,9 +136,23 @@ class Inbox:
             self._thread = threading.Thread(target=self._run, name="kernel-rpc-replies", daemon=True)
             self._thread.start()
 
-    def _nudge(self) -> None:
-        if self._wire is not None:
-            self._wire.wake()
+    def _recall(self) -> None:
+        """Have the thread look at what is asked of it."""
+        self.loan.recall()
+        self.nudge()
+
+    def nudge(self) -> None:
+        """End a wait for the server, whoever waits."""
+        wire = self._wire
+        if wire is not None:
+            wire.wake()
+
+    def sever(self, why: str) -> None:
+        """Break the connection: another one is made."""
+        wire = self._wire
+        if wire is not None:
+            wire.sever(why)
+        self.loan.recall()
 
     def close(self) -> None:
         """Take the queue away: nobody else could read it."""
@@ -138,7 +160,7 @@ class Inbox:
             self._closed = True
             thread = self._thread
             self._changed.notify_all()
-            self._nudge()
+            self._recall()
         if thread is not None and thread is not threading.current_thread():
             thread.join(self._server.timeout + 1.0)
 
@@ -251,6 +273,12 @@ class Inbox:
     def _read(self, wire: Wire, channel: Channel) -> None:
         self._consuming = False
         redeclare = time.monotonic() + self._absence / 3
+
+        def read(seconds: float) -> None:
+            self._handle(wire.read(seconds), channel)
+            if self._owed >= _MOST_OWED or self._bytes_owed >= _MOST_BYTES_OWED:
+                self._settle(channel)
+
         # A call to wake the connection ends whatever waits on it, so all reasons for one are looked at after each
         # question to the server, and right before a read.
         while not self._closed:
@@ -262,12 +290,17 @@ class Inbox:
                 # Being asked for is what keeps a queue that nobody reads yet.
                 channel.declare_queue(self.queue, passive=True)
                 redeclare = time.monotonic() + self._absence / 3
+            elif self._consuming and self.loan.wanted:
+                self.loan.lend(read, until=redeclare)
+                self._settle(channel)
             else:
                 self._handle(wire.read(redeclare - time.monotonic()), channel)
+                self._settle(channel)
 
     def _consume(self, channel: Channel) -> None:
         # Before a broken connection whose end the server has not noticed.
         self._generation += 1
+        self._owed = self._bytes_owed = 0
         channel.qos(_PREFETCH)
         channel.consume(self.queue, _TAG, arguments={"x-priority": self._generation})
         self._consuming = True
@@ -279,6 +312,7 @@ class Inbox:
             _, waiting, _ = channel.declare_queue(self.queue, passive=True)
             channel.qos(_PREFETCH)
             self._handle(wire.read(0), channel)
+            self._settle(channel)
             if not waiting or self._closed:
                 break
         with self._changed:
@@ -287,11 +321,12 @@ class Inbox:
 
     def _handle(self, found: Sequence[Frame], channel: Channel) -> None:
         replies: list[tuple[str, Letter]] = []
-        last = 0
         gone = ""
         for _, method, args, head, body in found:
             if method == frames.BASIC_DELIVER:
-                last = _tag(args, 1 + args[0])[0]
+                self._last = _tag(args, 1 + args[0])[0]
+                self._owed += 1
+                self._bytes_owed += len(body)
                 reply = _reply(head, body)
                 if reply is not None:
                     replies.append(reply)
@@ -301,10 +336,14 @@ class Inbox:
                 channel.wire.check(channel.number)
         if replies:
             self._shelf.take(replies)
-        if last and not gone:
-            channel.ack(last, multiple=True)
         if gone:
             raise _QueueLost(gone)
+
+    def _settle(self, channel: Channel) -> None:
+        """What is on the shelf need not be kept by the server."""
+        if self._owed:
+            self._owed = self._bytes_owed = 0
+            channel.ack(self._last, multiple=True)
 
 
 def _reply(head: bytes, body: bytes) -> tuple[str, Letter] | None:

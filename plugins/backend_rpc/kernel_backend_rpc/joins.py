@@ -74,9 +74,6 @@ class Joins:
             found.update(zip(where, self._insist(partial(self._add, chord_id, parts)), strict=True))
         return [found[at] for at in range(len(batch))]
 
-    def forget(self, chord_id: str) -> None:
-        self._insist(partial(self._forget, chord_id))
-
     def begin(self, chord_id: str, copy: str, number: int | None) -> bool:
         """As `Backend.begin_body`, which is told whether the copy was the first by the server's own metadata: as
         durable as its queues and exchanges are. Raises `OperationalError`."""
@@ -142,18 +139,6 @@ class Joins:
         channel.confirm_select()
         self._sent = 0
         return taken
-
-    def _forget(self, chord_id: str) -> None:
-        queue = _queue(chord_id)
-        channel = self._open()
-        try:
-            channel.purge_queue(queue)
-        except ChannelClosed as exc:
-            if exc.code != _NOT_FOUND:
-                raise
-            self._drop()
-            return
-        self._publish(queue, [_DONE])
 
     def _begin(self, queue: str, copy: str, number: int | None) -> bool:
         name = f"{queue}.{number or 0}"
