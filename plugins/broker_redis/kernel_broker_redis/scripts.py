@@ -213,8 +213,10 @@ elseif doubt >= 0 then
 end
 
 local out, total, moved, full = { 0, 0, 0, 0, 0 }, 0, 0, false
+-- By the first list of a queue: how many of its lists have something waiting, and delayed; the first may be too high.
+local waiting, delays = {}, {}
 
-local function take(list, index, want)
+local function take(list, index, want, first)
   local got, fields, marks, gone = 0, {}, {}, {}
   -- Few at first: of large messages most would have to be put back.
   local size = math.max(1024, math.ceil(left / 16))
@@ -234,7 +236,8 @@ local function take(list, index, want)
     fields, marks = {}, {}
   end
   local delayed, seen = own(list, 'delayed'), own(list, 'seen')
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', NOW, 'LIMIT', 0, want)) do
+  local ripe = delays[first] > 0 and redis.call('ZRANGEBYSCORE', delayed, '-inf', NOW, 'LIMIT', 0, want) or {}
+  for _, member in ipairs(ripe) do
     local raw = string.sub(member, 26)
     if total > 0 and #raw > left then full = true; break end
     gone[#gone + 1] = member
@@ -243,7 +246,7 @@ local function take(list, index, want)
   for i = 1, #gone, 2000 do redis.call('ZREM', delayed, unpack(gone, i, math.min(i + 1999, #gone))) end
   flush()
   local has_seen = nil
-  while got < want and not full and moved < 1000 do
+  while waiting[first] > 0 and got < want and not full and moved < 1000 do
     local ask = math.min(want - got, 250, math.max(1, math.ceil(left / size)))
     local raws = redis.call('RPOP', list, ask)
     if not raws then break end
@@ -275,6 +278,7 @@ local function take(list, index, want)
     if #raws < ask then
       -- Nothing waits: what was remembered of waiting messages that others took is of no use any more.
       if has_seen then redis.call('UNLINK', seen) end
+      if not full then waiting[first] = waiting[first] - 1 end
       break
     end
   end
@@ -284,8 +288,8 @@ end
 local function take_queue(first, want)
   local got = 0
   for step = 0, steps - 1 do
-    if got >= want or full then break end
-    got = got + take(ARGV[first + step], first + step - FIRST, want - got)
+    if got >= want or full or waiting[first] + delays[first] == 0 then break end
+    got = got + take(ARGV[first + step], first + step - FIRST, want - got, first)
   end
   return got
 end
@@ -295,12 +299,13 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'kernel:paused')) do paused[na
 local busy = {}
 for first = FIRST, #ARGV, steps do
   if not paused[ARGV[first]] then
-    local keys = {}
+    local lists, later = {}, {}
     for step = 0, steps - 1 do
       local list = ARGV[first + step]
-      keys[#keys + 1], keys[#keys + 2] = list, own(list, 'delayed')
+      lists[#lists + 1], later[#later + 1] = list, own(list, 'delayed')
     end
-    if redis.call('EXISTS', unpack(keys)) > 0 then busy[#busy + 1] = first end
+    waiting[first], delays[first] = redis.call('EXISTS', unpack(lists)), redis.call('EXISTS', unpack(later))
+    if waiting[first] + delays[first] > 0 then busy[#busy + 1] = first end
   end
 end
 local again = {}
@@ -318,7 +323,7 @@ if drained then
     if found and (look < 0 or found < look) then look = found end
   end
   for _, first in ipairs(busy) do
-    for step = 0, steps - 1 do
+    for step = 0, delays[first] > 0 and steps - 1 or -1 do
       sooner(tonumber(redis.call('ZRANGE', own(ARGV[first + step], 'delayed'), 0, 0, 'WITHSCORES')[2]))
     end
   end
