@@ -13,7 +13,7 @@ import pytest
 
 from tests.leftovers import Leftover, Leftovers
 
-pytest_plugins = ["tests.faults.table"]
+pytest_plugins = ["tests.faults.table", "tests.redis_fixtures"]
 
 RUN = "SUITE_RUN"
 """In the environment of every process that a run starts; not of our prefix, which the tests take away."""

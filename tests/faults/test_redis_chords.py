@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel.testing.proxy import Proxy
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import Project, wait_for
 from tests.faults import chords
 from tests.faults.fleet import Rounds, fleet_project, through
@@ -19,9 +19,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+def server(redis_of_file: RedisProcess) -> RedisProcess:
+    return redis_of_file
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,15 @@ from kernel_backend_redis import RedisBackend
 
 from kernel.interfaces.backend import Backend, BackendConfig
 from kernel.testing.conformance.backend import BackendConformance
-from kernel.testing.servers import RedisProcess, redis_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+from kernel.testing.servers import RedisProcess
 
 
 class TestRedis(BackendConformance):
     url = ""
 
     @pytest.fixture(autouse=True)
-    def _on_server(self, server: RedisProcess) -> None:
-        self.url = server.url
+    def _on_server(self, redis_of_file: RedisProcess) -> None:
+        self.url = redis_of_file.url
 
     def make_backend(self, tmp_path: Path, expires: float | None = 86400.0) -> Backend:
         return RedisBackend(BackendConfig(url=self.url, expires=expires))

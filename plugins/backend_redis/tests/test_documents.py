@@ -7,30 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from kernel_backend_redis import RedisBackend
 
 from kernel.interfaces.backend import BackendConfig, Record, StoreState
-from kernel.testing.servers import RedisProcess, redis_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+from kernel.testing.servers import RedisProcess
 
 
 @pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
+def client(redis_client: Any) -> Any:
+    return redis_client
 
 
 @pytest.fixture
-def backend(server: RedisProcess, client: Any) -> Iterator[RedisBackend]:
-    backend = RedisBackend(BackendConfig(url=server.url, expires=60.0))
+def backend(empty_redis: RedisProcess) -> Iterator[RedisBackend]:
+    backend = RedisBackend(BackendConfig(url=empty_redis.url, expires=60.0))
     backend.open()
     yield backend
     backend.close()
@@ -132,14 +122,12 @@ def test_what_is_no_document_is_no_result(backend: RedisBackend, client: Any, ra
     assert found[0] is None or found[0].state == "7"
 
 
-def test_failures_have_a_life_of_their_own(server: RedisProcess) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_failures_have_a_life_of_their_own(empty_redis: RedisProcess, client: Any) -> None:
     for lifetimes, most in ((60.0, 5.0), (5, 60)), ((60.0, None), (60, 60)), ((None, 5.0), (5, -1)):
         expires, failure_expires = lifetimes
-        backend = RedisBackend(BackendConfig(url=server.url, expires=expires, failure_expires=failure_expires))
+        backend = RedisBackend(BackendConfig(url=empty_redis.url, expires=expires, failure_expires=failure_expires))
         names = [f"{state}-{expires}-{failure_expires}" for state in ("FAILURE", "SUCCESS")]
         backend.store([Record(id=name, state=name.partition("-")[0], date_done=1.5e9) for name in names])
         left = [client.ttl(f"celery-task-meta-{name}") for name in names]
         assert all(most_left - 4 <= seconds <= most_left for seconds, most_left in zip(left, most, strict=True)), left
         backend.close()
-    client.close()

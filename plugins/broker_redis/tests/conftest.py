@@ -6,25 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from kernel_broker_redis import RedisBroker
 
 from kernel.interfaces.broker import BrokerConfig
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+def server(redis_of_file: RedisProcess) -> RedisProcess:
+    return redis_of_file
 
 
 @pytest.fixture
-def client(server: RedisProcess) -> Iterator[Any]:
-    client = redis.Redis.from_url(server.url)
-    client.flushall()
-    yield client
-    client.close()
+def client(redis_client: Any) -> Any:
+    return redis_client
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,7 @@ from kernel_broker_redis import RedisBroker
 from kernel.interfaces.backend import Backend, BackendConfig
 from kernel.interfaces.broker import Broker, BrokerConfig
 from kernel.testing.conformance.broker import BrokerConformance
-from kernel.testing.servers import RedisProcess, redis_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
+from kernel.testing.servers import RedisProcess
 
 
 class TestRedis(BrokerConformance):

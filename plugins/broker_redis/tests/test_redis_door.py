@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from kernel_broker_redis import RedisBroker, consumer, envelope
 from kernel_broker_redis.consumer import RedisConsumer
 from kernel_broker_redis.door import Door
 from kernel_lib_redis import Script
 
 from kernel import errors
-from kernel.interfaces.broker import BrokerConfig, ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel.message import Message
-from kernel.testing.servers import RedisProcess, redis_server
+from kernel.testing.servers import RedisProcess
 
 AMPLE = 1 << 20
 PATIENCE = 20.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def broker(server: RedisProcess) -> Iterator[RedisBroker]:
-    broker = RedisBroker(BrokerConfig(server.url))
-    broker.open()
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-def client(server: RedisProcess, broker: RedisBroker) -> Iterator[Any]:
-    with redis.Redis.from_url(server.url) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture(autouse=True)
