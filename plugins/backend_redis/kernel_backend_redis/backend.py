@@ -209,9 +209,6 @@ class RedisBackend:
     def grow_chord(self, chord_id: str, size: int, index: int) -> None:
         self._server.script(scripts.GROW, self._group_key(chord_id), size, index, self._chord_lifetime)
 
-    def forget_chord(self, chord_id: str) -> None:
-        self._server.script(scripts.FORGET, self._group_key(chord_id), self._chord_lifetime)
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         words = (self._group_key(chord_id), self._chord_lifetime, number or 0, _text(copy), int(number is None))
         return bool(self._server.script(scripts.BEGIN, *words))

@@ -69,15 +69,6 @@ return 0
 """
 )
 
-# ARGV: key of the group, milliseconds to live (0: for ever).
-FORGET: Final = Script(
-    chords.FORGET
-    + r"""
-forget(ARGV[1], ARGV[2])
-return 0
-"""
-)
-
 # ARGV: key of the group, milliseconds to live (0: for ever), number of the task, its copy, 1 where the parts are of no
 # more use. Answers whether it is the first copy.
 BEGIN: Final = Script(

@@ -175,7 +175,11 @@ class Hub:
             channels = []
             for each in ids:
                 channel = self._channel(each)
-                self._waiting.setdefault(channel, (each, set()))[1].add(watch)
+                known = self._waiting.get(channel)
+                if known is None:
+                    self._waiting[channel] = each, {watch}
+                else:
+                    known[1].add(watch)
                 channels.append(channel)
             if self._listener is not None and channels:
                 # In the order of the changes, so under the lock.
@@ -188,10 +192,12 @@ class Hub:
             gone: list[bytes] = []
             for each in ids:
                 channel = self._channel(each)
-                _, watches = self._waiting.get(channel, ("", set[RedisWatch]()))
-                watches.discard(watch)
-                if not watches and self._waiting.pop(channel, None) is not None:
-                    gone.append(channel)
+                known = self._waiting.get(channel)
+                if known is not None:
+                    known[1].discard(watch)
+                    if not known[1]:
+                        del self._waiting[channel]
+                        gone.append(channel)
             if self._listener is not None and gone:
                 self._listener.discard(gone)
 

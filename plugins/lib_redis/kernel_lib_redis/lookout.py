@@ -20,7 +20,7 @@ _log = logging.getLogger("kernel.redis")
 
 _FEW: Final = 8
 _BATCH: Final = 500
-_LINGERING: Final = 16
+_LINGERING: Final = 1000
 
 
 class Lookout(Listener):
