@@ -184,7 +184,7 @@ class Codecs:
         """
         codec = self._accepted_codec(message.content_type, self.accepted(), "accept_content")
         body = message.body
-        compression = message.headers.get("compression")
+        compression = message.header("compression")
         if compression is not None:
             body = self.inflate(body, compression)
         return _triple(codec.loads(body))

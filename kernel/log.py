@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ REDIRECTED_LOGGER: Final = "kernel.redirected"
 WORKER_FORMAT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 TASK_FORMAT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
 
+_FIELD: Final = re.compile(r"%\((\w+)\)")
+_PLAIN: Final = frozenset({"asctime", "created", "levelname", "message", "name", "processName"})
 _OUTSIDE: Final = "???"
 _LONGEST_LINE: Final = 16_384
 
@@ -106,11 +109,16 @@ class HumanFormatter(logging.Formatter):
             text = f"{text}\n  {escaped_block(self.formatStack(record.stack_info))}"
         return text
 
+    def plain(self, text: str, fields: dict[str, Any]) -> str | None:
+        """The line of a record with this message and these fields (`created`, `levelname`, `name`, `processName`) that
+        comes from no task's logger; None when the format asks for other fields."""
+        return self._worker.plain(escaped(text), fields)
+
 
 class _Line:
     """One format, and the text of the current second, which most records share."""
 
-    __slots__ = ("_datefmt", "_format", "_second", "_wants_time")
+    __slots__ = ("_datefmt", "_format", "_is_plain", "_second", "_wants_time")
 
     def __init__(self, format: str, datefmt: str | None) -> None:
         logging.PercentStyle(format).validate()
@@ -119,19 +127,29 @@ class _Line:
         self._wants_time = "%(asctime)" in format
         # One attribute, replaced as a whole: threads may read it while another writes.
         self._second: tuple[int, str] = (-1, "")
+        self._is_plain = _PLAIN.issuperset(_FIELD.findall(format))
 
     def render(self, record: logging.LogRecord) -> str:
         if self._wants_time:
-            record.asctime = self._time(record)
+            record.asctime = self._time(record.created, record.msecs)
         return self._format % record.__dict__
 
-    def _time(self, record: logging.LogRecord) -> str:
-        whole = int(record.created)
+    def plain(self, message: str, fields: dict[str, Any]) -> str | None:
+        if not self._is_plain:
+            return None
+        if self._wants_time:
+            created = fields["created"]
+            fields["asctime"] = self._time(created, created % 1 * 1000)
+        fields["message"] = message
+        return self._format % fields
+
+    def _time(self, created: float, msecs: float) -> str:
+        whole = int(created)
         known, text = self._second
         if known != whole:
             text = time.strftime(self._datefmt or "%Y-%m-%d %H:%M:%S", time.localtime(whole))
             self._second = (whole, text)
-        return text if self._datefmt else f"{text},{int(record.msecs):03d}"
+        return text if self._datefmt else f"{text},{int(msecs):03d}"
 
 
 class JsonFormatter(logging.Formatter):

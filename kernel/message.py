@@ -110,6 +110,10 @@ class Message:
             self._headers = _parse_headers(self._raw_headers or b"")
         return self._headers
 
+    def header(self, name: str) -> Any:
+        """The value of one header, None where there is none; not to be changed. Raises as `headers` does."""
+        return self.headers.get(name)
+
     def check(self) -> None:
         """Raises `InvalidTaskError` when the headers are text that is not a JSON object."""
         if not self._known_id:

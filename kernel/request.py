@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kernel import errors
+from kernel.shape import ShapedMessage
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -177,7 +178,7 @@ class Request:
 
         Raises `InvalidTaskError` naming the header that is missing or of the wrong type.
         """
-        headers = message.headers
+        task_id = message.id
         properties = message.properties
         request = cls.__new__(cls)
         fields = request.__dict__
@@ -186,7 +187,7 @@ class Request:
             sink=sink,
             message=message,
             seq=seq,
-            id=message.id,
+            id=task_id,
             task=message.task,
             args=args,
             kwargs=kwargs,
@@ -197,7 +198,7 @@ class Request:
             seen=seen,
             called_directly=False,
             properties=properties,
-            correlation_id=properties.get("correlation_id") or message.id,
+            correlation_id=properties.get("correlation_id") or task_id,
             reply_to=properties.get("reply_to"),
             callbacks=embed.get("callbacks"),
             errbacks=embed.get("errbacks"),
@@ -206,7 +207,10 @@ class Request:
         )
         if valid is not None:
             fields["_valid"] = valid
-        _read_headers(headers, fields)
+        if isinstance(message, ShapedMessage):
+            _read_shaped(message, fields)
+        else:
+            _read_headers(message.headers, fields)
         fields["delivery_info"] = {
             "exchange": request.kernel_exchange,
             "routing_key": request.kernel_routing_key if request.kernel_exchange else queue,
@@ -341,6 +345,22 @@ def _read_headers(headers: Mapping[str, Any], fields: dict[str, Any]) -> None:
     limits = headers.get("timelimit")
     if limits is not None and limits != _NO_LIMITS:
         fields["time_limit"], fields["soft_time_limit"] = parse_time_limits(limits)
+
+
+def _read_shaped(message: ShapedMessage, fields: dict[str, Any]) -> None:
+    """The same for a message that has most headers in common with others: these are read once."""
+    shape = message.shape
+    common = shape.fields
+    if common is None:
+        read: dict[str, Any] = {}
+        _read_headers(shape.common, read)
+        common = shape.fields = read
+    fields.update(common)
+    # Each is what it must be by what a shape is.
+    fields.update(zip(shape.header_names, message.values, strict=False))
+    for name, copy in shape.copies:
+        if name in common:
+            fields[name] = copy()
 
 
 def parse_time_limits(limits: object) -> tuple[float | None, float | None]:

@@ -8,7 +8,7 @@ import os
 import reprlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +47,8 @@ class TaskLogs:
         """Exactly one line: at INFO, or at ERROR with the traceback for an error nobody expected."""
         logger = self.logger
         state = outcome.state
+        if state == states.SUCCESS and self._takes_text(request, outcome):
+            return
         error = state == states.FAILURE and not outcome.expected
         level = logging.ERROR if error else logging.INFO
         if not logger.isEnabledFor(level):
@@ -67,6 +69,19 @@ class TaskLogs:
             if outcome.error is not None:
                 record.exc_info = (type(outcome.error), outcome.error, outcome.error.__traceback__)
         logger.handle(record)
+
+    def _takes_text(self, request: Request, outcome: Outcome) -> bool:
+        """Whether a success was logged without a record, which nobody would look at."""
+        logger = self.logger
+        takes_text = _only_handler(logger)
+        if takes_text is None:
+            return False
+        if not logger.isEnabledFor(logging.INFO):
+            return True
+        value = outcome.value
+        value_text = "None" if value is None else _value_text(value, _limit(request))
+        name = request.shadow or request.task
+        return takes_text(f"Task {name}[{request.id}] succeeded in {outcome.runtime:.6f}s: {value_text}")
 
     def _record(self, level: int, text: str, data: dict[str, Any]) -> logging.LogRecord:
         """What `logging` would make, from the first one of its kind: where it comes from and in which process is always
@@ -91,6 +106,22 @@ class TaskLogs:
             threadName=threading.current_thread().name,
         )
         return record
+
+
+def _only_handler(logger: logging.Logger) -> Callable[[str], bool] | None:
+    """How the one handler that records of this logger come to takes texts; None when there are others, or filters, or
+    when it takes none."""
+    if logger.filters or logger.disabled or logger.__class__ is not logging.Logger:
+        return None
+    found: logging.Handler | None = None
+    at: logging.Logger | None = logger
+    while at is not None:
+        if at.handlers:
+            if found is not None or len(at.handlers) > 1:
+                return None
+            found = at.handlers[0]
+        at = at.parent if at.propagate else None
+    return getattr(found, "takes_text", None)
 
 
 def _text_of(state: str, outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from kernel.log import HumanFormatter, JsonFormatter, redirect_streams
-from kernel.worker.lines import LineHandler
+from kernel.worker.lines import LineHandler, ProcessName
 from kernel.worker.options import LogOptions
 
 _HANDLER_NAME: Final = "kernel-worker"
@@ -29,7 +29,7 @@ def set_up(options: LogOptions, settings: Mapping[str, Any], *, process: str, re
     handler = _handler(options)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(_formatter(options, settings))
-    handler.addFilter(_ProcessName(process))
+    handler.addFilter(ProcessName(process))
     root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger("kernel").setLevel(level)
@@ -72,15 +72,3 @@ def _formatter(options: LogOptions, settings: Mapping[str, Any]) -> logging.Form
         datefmt=settings.get("worker_log_datefmt"),
         task_datefmt=settings.get("worker_task_log_datefmt"),
     )
-
-
-class _ProcessName(logging.Filter):
-    """The name by which a process of the worker is known in its log lines."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.processName = self._name
-        return True

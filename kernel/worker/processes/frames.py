@@ -17,10 +17,12 @@ from kernel import errors
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
+from kernel.shape import Shape, ShapedMessage
 from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
 
 Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes]
-"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body."""
+"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body. In place of headers
+and properties the shape of a message, which is written once for all that have it, and its values."""
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
 _DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
 _PAYLOAD: Final = struct.Struct("!II")  # records, parts of chords; what it completes is behind them
@@ -75,7 +77,12 @@ def pack_assignment(
 ) -> Item:
     """One assignment, for `pack_batch`."""
     message = handed.message
-    headers, properties = message.at_hand
+    headers: Any
+    properties: Any
+    if isinstance(message, ShapedMessage):
+        headers, properties = message.shape.packed, message.values
+    else:
+        headers, properties = message.at_hand
     words = None
     if obituary is not None:
         words = (obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict))
@@ -103,7 +110,7 @@ def pack_batch(epoch: int, items: list[Item]) -> bytes:
 
 def _plain(item: Item) -> Item:
     seq, flags, starts, queue, token, words, (content_type, encoding), *parts, body = item
-    headers, properties = (part if isinstance(part, bytes | str) else json.dumps(part) for part in parts)
+    headers, properties = (part if isinstance(part, bytes | str | tuple) else json.dumps(part) for part in parts)
     return (
         seq,
         flags,
@@ -136,9 +143,13 @@ def _load(frame: bytes) -> tuple[int, list[Item]]:
 
 def _assignment(item: Item, valid: Callable[[], bool] | None) -> Assignment:
     seq, flags, starts, queue, token, words, (content_type, content_encoding), headers, properties, body = item
-    message = Message(
-        headers, body, content_type=content_type, content_encoding=content_encoding, properties=properties
-    )
+    message: Message
+    if properties.__class__ is tuple:
+        message = ShapedMessage(Shape.unpack(headers), properties, body, content_type, content_encoding)
+    else:
+        message = Message(
+            headers, body, content_type=content_type, content_encoding=content_encoding, properties=properties
+        )
     return Assignment(
         seq,
         message,

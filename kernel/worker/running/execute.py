@@ -290,7 +290,7 @@ class Executor:
             return False  # of what is sent to all, each worker runs its copy: the record may be another one's
         # What was acknowledged early was never claimed by anyone who started it.
         seen = assignment.joined or (assignment.seen and not assignment.early_ack)
-        if not (seen or assignment.message.headers.get("redelivered")):
+        if not (seen or assignment.message.header("redelivered")):
             return False
         return assignment.obituary is None and self._has_backend
 

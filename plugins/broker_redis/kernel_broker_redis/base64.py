@@ -15,7 +15,7 @@ try:
     from pybase64 import b64decode, b64encode
 except ImportError:
     to_base64 = partial(b2a_base64, newline=False)
-    from_base64 = a2b_base64
+    from_base64 = partial(a2b_base64, strict_mode=True)
 else:
     to_base64 = b64encode
     from_base64 = partial(b64decode, validate=True)

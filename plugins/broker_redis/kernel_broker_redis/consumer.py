@@ -14,10 +14,11 @@ from kernel_lib_redis import Listener, RedisServer, unfitting
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
-from kernel_broker_redis import answers, ends, envelope, scripts
+from kernel_broker_redis import answers, ends, scripts
 from kernel_broker_redis.door import Door
 from kernel_broker_redis.holdings import Holdings
 from kernel_broker_redis.layout import Layout
+from kernel_broker_redis.reader import Reader
 
 _log = logging.getLogger("kernel.redis")
 
@@ -67,6 +68,7 @@ class RedisConsumer:
         self._doubt = _NO_DOUBT
         self._unsure: set[str] = set()
         self._held = Holdings()
+        self._reader = Reader()
         # Held by whoever settles, and by whoever tells a server again what is held.
         self._settling = threading.Lock()
         self._epoch = b""
@@ -257,7 +259,7 @@ class RedisConsumer:
 
     def _delivery(self, queue: str, key: str, number: int, starts: int, raw: bytes, at: float) -> Delivery:
         delivery = Delivery(
-            envelope.decode(raw),
+            self._reader.decode(raw),
             queue,
             f"{self._id}-{number}",
             key=(key, number),
