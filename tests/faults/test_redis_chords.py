@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,9 +119,13 @@ def test_nested_chords_while_lines_are_clogged(
     ):
         worker = through(project, server.url, proxy, "-c", "2").wait_ready()
         try:
+            dice = random.Random(5)
             for _ in range(rounds(1, 20)):
                 result = chords.start(project, f"n{tally.runs}", 10, 0.01)
-                proxy.cut()
+                time.sleep(dice.uniform(0.0, 0.1))
+                proxy.stall()
+                time.sleep(dice.uniform(0.1, 0.8))
+                proxy.heal()
                 chords.judge_chord(project, f"n{tally.runs}", result, 10, tally, within=60)
         finally:
             worker.stop()
