@@ -44,6 +44,8 @@ class BrokerCapabilities:
     """`publish` stores all messages of a batch that are due now, or none of them, if the process dies meanwhile."""
     atomic_chords: bool = False
     """With `atomic_end`: what an end means for its chord is in that transaction, too."""
+    shortcuts: bool = False
+    """With `atomic_end`: whoever runs a task may settle it by itself (`kernel.interfaces.shortcut`)."""
     glances: bool = True
     """Waiting messages can be looked at without a trace. Where they cannot, one that was peeked at may come as `seen`,
     and nothing tells how old the oldest is."""
@@ -189,7 +191,7 @@ class Settlement:
     `records` and `publications` belong to the same end; only a broker with `atomic_end` is given any, and records
     as `Preparing.prepare` made them where its backend does that. So do `parts` and `completes`, with `atomic_chords`.
     `parts` are brought to chords as by `Backend.chord_parts` (see `Settled.JOINED` and `STANDING`). `completes` is the
-    id of a chord whose body is among the publications: it is forgotten, as by `Backend.forget_chord`; if it had been
+    id of a chord whose body is among the publications: it is forgotten, as by `Backend.begin_body`; if it had been
     forgotten before, its body is out already, and neither records nor publications are stored.
     `early`: an ACK of what has yet to run, and runs only if the claim stands.
     """

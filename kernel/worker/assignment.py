@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Verdict
+from kernel.interfaces.shortcut import Permit
 from kernel.message import Message, Publication
 
 
@@ -34,7 +35,9 @@ class Assignment:
         "joined",
         "lost",
         "message",
+        "next_seq",
         "obituary",
+        "permit",
         "queue",
         "seen",
         "seq",
@@ -55,6 +58,8 @@ class Assignment:
         early_ack: bool = False,
         obituary: Obituary | None = None,
         joined: bool = False,
+        permit: Permit | None = None,
+        next_seq: int = 0,
         valid: Callable[[], bool] | None = None,
     ) -> None:
         self.seq = seq
@@ -68,6 +73,10 @@ class Assignment:
         self.joined = joined
         """It has ended, and its settlement said `JOINED` or `STANDING`: nothing is to be run, and what follows is to be
         worked out."""
+        self.permit = permit
+        """Under which it may be settled where it runs, by who then goes on with what follows (under the number
+        `next_seq`)."""
+        self.next_seq = next_seq
         self.valid: Callable[[], bool] = valid or _always
         """Whether this worker's lease holds now."""
         self.lost = False
@@ -136,6 +145,7 @@ class Ending:
         "seq",
         "state",
         "task",
+        "unsure",
         "verdict",
     )
 
@@ -171,6 +181,8 @@ class Ending:
         self.breaks = breaks
         self.parts = parts
         self.completes = completes
+        self.unsure = False
+        """Its settlement was tried where the task ran, and may have been done."""
 
     @property
     def for_chords(self) -> bool:

@@ -30,6 +30,10 @@ class Listener(Protocol):
 
     def on_ended(self, ending: Ending) -> None: ...
 
+    def on_carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
+        """A task was settled where it ran. With a `note`, what followed was claimed there, and runs as number `seq`."""
+        ...
+
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
         """Ends with nothing but an ACK, of tasks of one name: the number and the runtime of each."""
         ...
@@ -63,7 +67,14 @@ class Executors(Protocol):
     """By how much to stretch the time for which work is handed over ahead: hand-overs between threads that share a
     GIL cost more than those between processes."""
 
+    goes_on: bool
+    """Whether whoever runs a task here may settle it by himself and go on with what follows."""
+
     def open(self, listener: Listener) -> None: ...
+
+    def let_go_on(self, value: bool) -> None:
+        """Whether that is wanted now. Not before `open`."""
+        ...
 
     def selectables(self) -> Sequence[tuple[Any, Callable[[], None]]]:
         """What to select on, and what to call when it is readable."""

@@ -138,6 +138,7 @@ class Local:
     """Implements `Executors`, `kernel.worker.assignment.Sink` and `kernel.hooks.ChildInfo` in this process."""
 
     patience = 3.0
+    goes_on = False
 
     def __init__(self, app: Kernel, manifest: Manifest, *, failpoints: Failpoints) -> None:
         self.app = app
@@ -184,6 +185,9 @@ class Local:
         if self._cleaner is not None:
             self._cleaner.start()
         lookout.look(self.app)
+
+    def let_go_on(self, value: bool) -> None:
+        """What runs here is settled by the engine, which is at hand."""
 
     def _serve(self) -> None:
         try:

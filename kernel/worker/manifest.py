@@ -47,6 +47,8 @@ class Manifest:
     broker: Mapping[str, Any]
     atomic_end: bool = False
     atomic_chords: bool = False
+    shortcuts: bool = False
+    """Children may settle by themselves what they ran (`kernel.interfaces.shortcut`)."""
     plugins: Sequence[str] = ()
     pool_settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -139,6 +141,7 @@ def describe(app: Kernel, options: WorkerOptions) -> Manifest:
         },
         atomic_end=atomic,
         atomic_chords=atomic and driver.capabilities.atomic_chords,
+        shortcuts=atomic and driver.capabilities.shortcuts and processes > 0 and not pool.capabilities.runs_coroutines,
         plugins=[name for name in conf.plugins or () if isinstance(name, str)],
         pool_settings=_plain(conf.driver_values(pool.settings)),
         warnings=_import_warnings(),

@@ -26,7 +26,7 @@ MARK_LEASE: Final = 3
 MARK_TERMINATE: Final = 4
 """Raise TimeLimitExceeded in it, where a process cannot be killed for it."""
 
-_HEAD: Final = struct.Struct("=QQdd")  # epoch, stage, lease_until, give_up_at
+_HEAD: Final = struct.Struct("=QQddQ")  # epoch, stage, lease_until, give_up_at, shortcuts
 _CHILD: Final = struct.Struct("=QQQQ")  # pid, hold, tasks done, resident KiB
 _SLOT: Final = struct.Struct("=QdQ")  # seq, started, mark
 _MARK_BITS: Final = 3
@@ -113,6 +113,15 @@ class Slots:
     @give_up_at.setter
     def give_up_at(self, value: float) -> None:
         struct.pack_into("=d", self._map, 24, value)
+
+    @property
+    def shortcuts(self) -> bool:
+        """Whether a child may claim what follows from an end by itself: nothing else waits."""
+        return bool(struct.unpack_from("=Q", self._map, 32)[0])
+
+    @shortcuts.setter
+    def shortcuts(self, value: bool) -> None:
+        struct.pack_into("=Q", self._map, 32, 1 if value else 0)
 
     # one child ----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from kernel.testing.conformance.broker_kit import BrokerKit
 from kernel.testing.conformance.broker_life import AdminCases, LifeCases, TopicCases
 from kernel.testing.conformance.broker_publish import DelayCases, OrderCases, PublishCases
 from kernel.testing.conformance.broker_routes import RouteCases
+from kernel.testing.conformance.broker_shortcuts import ShortcutCases
 
 __all__ = ["BrokerConformance", "BrokerKit"]
 
@@ -31,6 +32,7 @@ class BrokerConformance(
     DeadLetterCases,
     EndCases,
     JoinCases,
+    ShortcutCases,
     AdminCases,
     TopicCases,
     RouteCases,

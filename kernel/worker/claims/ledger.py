@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kernel.interfaces.broker import Delivery
+from kernel.interfaces.shortcut import Permit
 from kernel.worker.assignment import Assignment, Obituary
 from kernel.worker.slots import Holding
 
@@ -44,7 +45,9 @@ class Item:
         "joined",
         "lost",
         "name",
+        "next_seq",
         "obituary",
+        "permit",
         "place",
         "revoked",
         "sent_alone",
@@ -52,6 +55,7 @@ class Item:
         "seq",
         "soft",
         "state",
+        "unsure",
         "vanished",
     )
 
@@ -76,6 +80,12 @@ class Item:
         self.obituary: Obituary | None = None
         self.attempts = 0
         """How many children died over it in this worker, after its end was decided."""
+        self.permit: Permit | None = None
+        """With it, whoever runs it may settle it."""
+        self.next_seq = 0
+        """The number under which he goes on then."""
+        self.unsure = False
+        """Nobody knows what was done under its permit."""
         self.state = ""
         self.revoked = False
         self.alone = False
@@ -202,9 +212,14 @@ class Ledger:
     def __iter__(self) -> Iterator[Item]:
         return iter(list(self._items.values()))
 
-    def enter(self, delivery: Delivery) -> Item:
-        self._next += 1
-        item = Item(self._next, delivery)
+    def reserve(self, count: int) -> int:
+        """The first of so many numbers that are somebody's from now on."""
+        first = self._next + 1
+        self._next += count
+        return first
+
+    def enter(self, delivery: Delivery, *, seq: int | None = None) -> Item:
+        item = Item(self.reserve(1) if seq is None else seq, delivery)
         self._items[item.seq] = item
         self.bytes += delivery.size
         return item

@@ -141,6 +141,11 @@ class Pump:
         if self._fetching and self.consumer is not None:
             self.consumer.wake()
 
+    def has_room(self) -> None:
+        """There is room again. Who waits for messages waits with room for some."""
+        if not self._fetching:
+            self.kick()
+
     def stop_claiming(self) -> None:
         self._claiming = False
         self.kick()

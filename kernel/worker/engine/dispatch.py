@@ -9,6 +9,7 @@ from typing import Final
 from kernel.worker import slots
 from kernel.worker.claims.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.engine.pace import Pace
+from kernel.worker.engine.permits import Permits
 from kernel.worker.executors import Executors
 
 _WORTH_A_CLAIM: Final = 32
@@ -56,6 +57,7 @@ class Dispatcher:
         *,
         prepare: Callable[[Item], None],
         unsendable: Callable[[Item, Exception], None],
+        permits: Permits,
         prefetch: int | None,
         share: bool = True,
     ) -> None:
@@ -66,6 +68,7 @@ class Dispatcher:
         self._share = share
         self._prepare = prepare
         self._unsendable = unsendable
+        self._permits = permits
         self._preparing = 0
         self.ready = ReadyQueue()
         self.joins = Joins()
@@ -83,6 +86,8 @@ class Dispatcher:
 
     def left(self, item: Item) -> None:
         """It is settled, or nobody's here any more."""
+        if item.permit is not None:
+            self._permits.left(item)
         self._ledger.leave(item)
         self.ready.free(item.id)
 
@@ -119,6 +124,7 @@ class Dispatcher:
                 self._ledger.move(batch[0], Place.PREPARING)
                 self._prepare(batch[0])
                 continue
+            self._permit(batch)
             try:
                 sent = self._executors.send(batch)
             except Exception as exc:
@@ -134,6 +140,15 @@ class Dispatcher:
                 self._sent_of[item.delivery.queue] = now
                 self._ledger.move(item, Place.SENT)
             self._shared = self._shared or len(batch) > 1
+
+    def _permit(self, batch: list[Item]) -> None:
+        """Where nothing else waits, the shortest way is the best; otherwise, ends that come together."""
+        if len(batch) == 1 and not len(self.ready):
+            self._permits.give(batch[0])
+            return
+        for item in batch:
+            if item.permit is not None:
+                self._permits.take_back(item)
 
     def _on_unsendable(self, batch: list[Item], error: Exception) -> None:
         """One of them cannot be packed: sent one by one, it shows which."""
@@ -196,6 +211,12 @@ class Dispatcher:
     def _may_share(self, item: Item) -> bool:
         alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None or item.joined
         return self._share and not alone and self._pace.is_short(item.name)
+
+    def went_on(self, item: Item) -> None:
+        """It is being run already, in the place of what it follows."""
+        item.sent_at = self._sent_of[item.delivery.queue] = time.monotonic()
+        item.sent_alone = True
+        self._ledger.move(item, Place.SENT)
 
     def prepared(self, item: Item) -> None:
         """It is on the broker, and next."""

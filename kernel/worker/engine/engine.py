@@ -32,6 +32,7 @@ from kernel.worker.engine.intake import Intake
 from kernel.worker.engine.keeper import Keeper
 from kernel.worker.engine.orders import Orders
 from kernel.worker.engine.pace import Pace
+from kernel.worker.engine.permits import Permits
 from kernel.worker.engine.postmortem import judge
 from kernel.worker.engine.shutdown import Shutdown, Stage
 from kernel.worker.executors import Death, Executors
@@ -81,6 +82,14 @@ class Engine:
         self._admission = Admission(intake, extensions, self._revoked)
         self._waker = Waker()
         self._selector = selectors.DefaultSelector()
+        self._permits = Permits(
+            self._ledger,
+            executors,
+            extensions,
+            self._revoked,
+            consumer=lambda: self.pump.consumer,
+            usable=manifest.shortcuts,
+        )
         self._dispatcher = self._make_dispatcher()
         self.pump = self._make_pump(broker, close_broker=owns_broker)
         self._renewer = Renewer(self.pump, self._lease, held=executors.set_lease, lost=self._on_lease_lost)
@@ -111,6 +120,7 @@ class Engine:
             self._executors,
             prepare=self._prepare,
             unsendable=self._unsendable,
+            permits=self._permits,
             prefetch=settings.get("worker_prefetch_multiplier"),
             # A child that is to be replaced after so many tasks must not be handed more of them together.
             share=not settings.get("worker_max_tasks_per_child"),
@@ -266,6 +276,7 @@ class Engine:
             if not able:
                 self.pump.kick()  # it asked for room while nobody could run anything
             self._dispatcher.send()
+            self._permits.allow(not len(self._dispatcher.ready) and self._shutdown.stage is Stage.RUN)
             self._announce()
         if self._dispatcher.watches:
             self._dispatcher.rescue()
@@ -384,6 +395,7 @@ class Engine:
         if item.acked:
             self._leave(item)
             return
+        item.unsure = ending.unsure and item.permit is not None
         self._ledger.move(item, Place.SETTLING)
         settlement = Settlement(
             item.delivery, ending.verdict, delay=ending.delay, charged=ending.charged, reason=ending.reason
@@ -415,6 +427,28 @@ class Engine:
         for queue, pairs in settled.items():
             self.pump.settle_all(queue, pairs)
 
+    def on_carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
+        item = self._ledger.get(ending.seq)
+        if item is not None and item.place is not Place.SENT:
+            item = None  # taken back
+        if item is not None:
+            self.processed += 1
+            self._pace.note(ending.task, ending.runtime)
+        found = self._permits.carried_out(item, note)
+        if item is not None:
+            if self._hot.kernel_message_settled:
+                self._extensions.observe(self._hot.kernel_message_settled, item.delivery, ending.verdict)
+            self._dispatcher.left(item)
+        if found is None:
+            self.pump.has_room()
+            return
+        following = self._ledger.enter(found[0], seq=seq)
+        following.permit, following.next_seq = found[1], seq + 1
+        # Whatever is found now, it runs: nothing waited, and nobody had a say.
+        self._admission.decide(following)
+        self._ledger.name(following)
+        self._dispatcher.went_on(following)
+
     def on_dropped(self, seq: int, epoch: int) -> None:
         item = self._ledger.get(seq)
         if item is not None and item.place is Place.SENT and item.epoch == epoch:
@@ -435,6 +469,7 @@ class Engine:
             self._dispatcher.put_back(item)
         for item in accounts.running:
             item.attempts += 1
+            item.unsure = item.permit is not None
             cold = self._shutdown.stage is Stage.COLD
             facts = self._manifest.tasks.get(item.name)
             self._meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES))
@@ -464,7 +499,8 @@ class Engine:
         if outcome is Settled.STALE:
             if preparing:
                 self._dispatcher.end_preparing()
-            self._forget_stale(item, worked=settlement.verdict is not Verdict.REQUEUE)
+            # An end that was tried before may have been done then.
+            self._forget_stale(item, worked=settlement.verdict is not Verdict.REQUEUE and not item.unsure)
             return
         if self._hot.kernel_message_settled:
             self._extensions.observe(self._hot.kernel_message_settled, item.delivery, settlement.verdict)

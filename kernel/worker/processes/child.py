@@ -23,6 +23,7 @@ from kernel.worker.processes import frames
 from kernel.worker.processes.channel import Channel
 from kernel.worker.processes.forkserver import Wiring
 from kernel.worker.processes.host import HostInbox
+from kernel.worker.processes.own_ends import OwnEnds
 from kernel.worker.processes.parent import die_with_parent
 from kernel.worker.running.cleaning import Cleaner
 from kernel.worker.running.execute import Executor
@@ -64,6 +65,7 @@ class Child:
             idle=self._idle,
             failpoints=self._failpoints,
         )
+        own = OwnEnds(app, facts, self._page, self.inbox, number, tell=self._carried_out) if facts.shortcuts else None
         self._outbox = Outbox(
             app,
             atomic=self._facts.atomic_end,
@@ -74,6 +76,7 @@ class Child:
             gives_up=self.inbox.gives_up,
             failpoints=self._failpoints,
             held=self.inbox.hold_outcome,
+            carry_out=own.carry_out if own is not None else None,
         )
 
     def run(self) -> None:
@@ -131,6 +134,15 @@ class Child:
         self._send(frames.pack_endings(self.number, endings, with_payload=self._outbox.atomic))
         for ending in endings:
             self.inbox.finish(ending.seq)
+        if self._failpoints:
+            self._failpoints.hit("outcome.sent")
+        self._wear()
+
+    def _carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
+        if self._failpoints:
+            self._failpoints.hit("end.carried_out")
+        self._send(frames.pack_own(self.number, ending, seq, note))
+        self.inbox.finish(ending.seq)
         if self._failpoints:
             self._failpoints.hit("outcome.sent")
         self._wear()

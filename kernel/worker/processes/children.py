@@ -58,6 +58,7 @@ class Children:
 
     def __init__(self, *, channel: str = "") -> None:
         self.slots = 0
+        self.goes_on = False
         self._page_fd = slots.anonymous_file("kernel-slots")
         self._page: Slots
         self._inbox, self._inbox_reader = Channel.pair(channel)
@@ -150,6 +151,7 @@ class Children:
     def _lay_out(self, manifest: Manifest) -> None:
         """Children are forked when the engine opens, so the page may get its size only now."""
         self.slots = manifest.processes * manifest.slots
+        self.goes_on = manifest.slots == 1
         self._page = Slots.create(self._page_fd, max(1, manifest.processes), manifest.slots + slots.BACKLOG)
         settings = manifest.settings
         self._alive_timeout = self._patience = float(settings.get("worker_proc_alive_timeout") or 4.0)
@@ -161,6 +163,9 @@ class Children:
         """Start the children."""
         self._listener = listener
         self.tick()
+
+    def let_go_on(self, value: bool) -> None:
+        self._page.shortcuts = value
 
     def selectables(self) -> Sequence[tuple[Any, Callable[[], None]]]:
         return [(self._outbox, self.collect), (self._control, self._hear)]
@@ -175,7 +180,13 @@ class Children:
         epoch = self._page.epoch
         packed = [
             frames.pack_assignment(
-                item.seq, item.delivery, early_ack=item.early_ack, obituary=item.obituary, joined=item.joined
+                item.seq,
+                item.delivery,
+                early_ack=item.early_ack,
+                obituary=item.obituary,
+                joined=item.joined,
+                permit=item.permit,
+                next_seq=item.next_seq,
             )
             for item in items
         ]
@@ -216,6 +227,8 @@ class Children:
             listener.on_done(*frames.unpack_done(frame))
         elif kind == frames.KIND_END:
             listener.on_ended(frames.unpack_ending(frame)[1])
+        elif kind == frames.KIND_OWN:
+            listener.on_carried_out(*frames.unpack_own(frame))
         elif kind == frames.KIND_ENDS:
             for single in frames.unpack_endings(frame):
                 listener.on_ended(frames.unpack_ending(single)[1])

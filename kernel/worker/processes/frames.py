@@ -16,13 +16,15 @@ from typing import Any, Final
 from kernel import errors
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Delivery, Verdict
+from kernel.interfaces.shortcut import Permit
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.shape import Shape, ShapedMessage
 from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
 
-Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes]
-"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body. In place of headers
-and properties the shape of a message, which is written once for all that have it, and its values."""
+Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes, Any]
+"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body, and with a permit its
+words and the number to go on with. In place of headers and properties the shape of a message, which is written once for
+all that have it, and its values."""
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
 _DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
 _PAYLOAD: Final = struct.Struct("!II")  # records, parts of chords; what it completes is behind them
@@ -31,13 +33,14 @@ _NOTE: Final = struct.Struct("!QQQ")  # child, seq, epoch
 
 _SEEN, _EARLY, _JOINED = 1, 2, 4
 _ARGS, _KWARGS, _PREPARED = 1, 2, 4
-_CHARGED = 1
+_CHARGED, _UNSURE = 1, 2
 _VERDICTS: Final = (Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD)
 _CODE: Final[Mapping[Verdict | None, int]] = {verdict: code for code, verdict in enumerate(_VERDICTS)}
 _TEXT_CHARS: Final = 4000
 
 KIND_END: Final = b"E"
 KIND_ENDS: Final = b"M"
+KIND_OWN: Final = b"O"
 KIND_DONE: Final = b"S"
 KIND_READY: Final = b"R"
 KIND_REPORT: Final = b"P"
@@ -74,6 +77,8 @@ def pack_assignment(
     early_ack: bool = False,
     obituary: Obituary | None = None,
     joined: bool = False,
+    permit: Permit | None = None,
+    next_seq: int = 0,
 ) -> Item:
     """One assignment, for `pack_batch`."""
     message = handed.message
@@ -88,7 +93,10 @@ def pack_assignment(
         words = (obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict))
     flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0) | (_JOINED if joined else 0)
     kind = (message.content_type, message.content_encoding)
-    return seq, flags, handed.starts, handed.queue, handed.token, words, kind, headers, properties, message.body
+    lent = None
+    if permit is not None:
+        lent = permit.place, permit.number, permit.following, permit.last, next_seq
+    return seq, flags, handed.starts, handed.queue, handed.token, words, kind, headers, properties, message.body, lent
 
 
 def pack_batch(epoch: int, items: list[Item]) -> bytes:
@@ -109,7 +117,7 @@ def pack_batch(epoch: int, items: list[Item]) -> bytes:
 
 
 def _plain(item: Item) -> Item:
-    seq, flags, starts, queue, token, words, (content_type, encoding), *parts, body = item
+    seq, flags, starts, queue, token, words, (content_type, encoding), *parts, body, lent = item
     headers, properties = (part if isinstance(part, bytes | str | tuple) else json.dumps(part) for part in parts)
     return (
         seq,
@@ -122,6 +130,7 @@ def _plain(item: Item) -> Item:
         headers,
         properties,
         bytes(body),
+        lent,
     )
 
 
@@ -142,7 +151,7 @@ def _load(frame: bytes) -> tuple[int, list[Item]]:
 
 
 def _assignment(item: Item, valid: Callable[[], bool] | None) -> Assignment:
-    seq, flags, starts, queue, token, words, (content_type, content_encoding), headers, properties, body = item
+    seq, flags, starts, queue, token, words, (content_type, content_encoding), headers, properties, body, lent = item
     message: Message
     if properties.__class__ is tuple:
         message = ShapedMessage(Shape.unpack(headers), properties, body, content_type, content_encoding)
@@ -160,6 +169,8 @@ def _assignment(item: Item, valid: Callable[[], bool] | None) -> Assignment:
         early_ack=bool(flags & _EARLY),
         obituary=None if words is None else _obituary(*words),
         joined=bool(flags & _JOINED),
+        permit=None if lent is None else Permit(*lent[:4]),
+        next_seq=0 if lent is None else lent[4],
         valid=valid,
     )
 
@@ -182,7 +193,7 @@ def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
         child,
         ending.seq,
         _CODE[ending.verdict],
-        _CHARGED if ending.charged else 0,
+        (_CHARGED if ending.charged else 0) | (_UNSURE if ending.unsure else 0),
         ending.delay,
         ending.runtime,
         len(state),
@@ -253,9 +264,24 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
         runtime=runtime,
         task=task,
     )
+    ending.unsure = bool(flags & _UNSURE)
     if n_payload:
         _unpack_payload(view[at : at + n_payload], ending)
     return child, ending
+
+
+def pack_own(child: int, ending: Ending, seq: int, note: bytes) -> bytes:
+    """An ending that was carried out where the task ran, and what was claimed with it, to be run as number `seq`."""
+    packed = pack_ending(child, ending, with_payload=False)
+    return KIND_OWN + pack_parts([packed, struct.pack("!Q", seq), note])
+
+
+def unpack_own(frame: bytes) -> tuple[Ending, int, bytes]:
+    """The ending, the number and the note. Raises ValueError on damage."""
+    packed, seq, note = unpack_parts(memoryview(frame)[1:])
+    if len(seq) != 8:
+        raise ValueError(f"a number of {len(seq)} bytes; 8 are needed")
+    return unpack_ending(packed)[1], struct.unpack("!Q", seq)[0], note
 
 
 def _pack_payload(ending: Ending) -> bytes:

@@ -184,6 +184,20 @@ class HostInbox:
             self._failpoints.hit("child.announced")
         return True
 
+    def has_more(self) -> bool:
+        """Whether something waits in the inbox, for whoever takes it."""
+        return bool(self._backlog) or bool(self._poller().poll(0))
+
+    def expect(self, assignment: Assignment) -> None:
+        """Announce what is to be run next and did not come through the inbox."""
+        job = HostedJob(self, assignment, self._announce(assignment.seq), self._executor().job(assignment))
+        self.active[assignment.seq] = job
+
+    def go_on(self, assignment: Assignment) -> None:
+        """Run what was expected next."""
+        self._unbegun.add(assignment.seq)
+        self._backlog.append(self.active[assignment.seq])
+
     def lease_valid(self) -> bool:
         return time.monotonic() < self._page.lease_until
 

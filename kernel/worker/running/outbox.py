@@ -49,7 +49,8 @@ class _Entry(NamedTuple):
 class Outbox:
     """Carries out ends. `deliver` hands finished ends on and never blocks for long; `resume` gives the end
     that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds, and
-    `gives_up` whether it is to end and no longer waits for what cannot be stored.
+    `gives_up` whether it is to end and no longer waits for what cannot be stored. `carry_out` settles an end with all
+    that belongs to it, if it may.
 
     Every end that is added is delivered, if not as it was meant: handed back when the lease is lost over it, kept
     as a dead letter when it cannot be stored at all. An end that vanished would hold its slot for ever.
@@ -67,6 +68,7 @@ class Outbox:
         gives_up: Callable[[], bool],
         failpoints: Failpoints,
         held: Callable[[int], None] | None = None,
+        carry_out: Callable[[Ending], bool] | None = None,
     ) -> None:
         self._app = app
         self.atomic = atomic
@@ -78,6 +80,7 @@ class Outbox:
         self._chords = Chords(app, self._steps, atomic=atomic_chords, ready=self._prepare, failpoints=failpoints)
         self._failpoints = failpoints
         self._held = held
+        self._carry_out_here = carry_out
         self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
@@ -98,7 +101,8 @@ class Outbox:
             self._failpoints.hit("task.decided")
         direct = self._is_direct(ending, early_ack)
         if direct and not more_soon and not self._pending:
-            self._deliver((ending,))
+            if self._carry_out_here is None or not self._carry_out_here(ending):
+                self._deliver((ending,))
             return
         now = time.monotonic()
         if not self._pending:

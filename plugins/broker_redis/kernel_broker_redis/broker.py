@@ -20,6 +20,7 @@ from kernel_broker_redis.consumer import RedisConsumer
 from kernel_broker_redis.layout import Layout
 from kernel_broker_redis.letters import Letters
 from kernel_broker_redis.sender import MAX_BYTES, Sender
+from kernel_broker_redis.shortcut import RedisShortcut
 from kernel_broker_redis.topics import RedisSubscription
 
 _AT_ONCE: Final = 1000
@@ -38,6 +39,7 @@ class RedisBroker:
         atomic_end=True,
         atomic_batches=True,
         atomic_chords=True,
+        shortcuts=True,
         max_bytes=MAX_BYTES,
         keeps_fanouts=False,
     )
@@ -108,6 +110,9 @@ class RedisBroker:
         with self._lock:
             self._holders.add(consumer)
         return consumer
+
+    def shortcut(self, queues: Sequence[str]) -> RedisShortcut:
+        return RedisShortcut(self.server, self.layout, self.layout.check(queues), self._sender.place)
 
     # --- operators ----------------------------------------------------------------------------------------------
 

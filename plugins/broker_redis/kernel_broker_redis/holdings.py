@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -22,6 +23,7 @@ class Holdings:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._held: dict[Number, Delivery] = {}
         # Of what was settled, what went back or was buried, by the newest. All others were done with.
         self._put_back: dict[Number, None] = {}
@@ -38,13 +40,14 @@ class Holdings:
         self._held.pop(number, None)
 
     def put_back(self, number: Number) -> None:
-        """It went back into its queue, or is a dead letter."""
-        self._held.pop(number, None)
-        self._put_back[number] = None
-        while len(self._put_back) > _REMEMBERED:
-            oldest = next(iter(self._put_back))
-            del self._put_back[oldest]
-            self._unknown = max(self._unknown, oldest)
+        """It went back into its queue, or is a dead letter. Any thread."""
+        with self._lock:
+            self._put_back[number] = None
+            self._held.pop(number, None)
+            while len(self._put_back) > _REMEMBERED:
+                oldest = next(iter(self._put_back))
+                del self._put_back[oldest]
+                self._unknown = max(self._unknown, oldest)
 
     def void(self, last: Number) -> None:
         """Claims up to this number are no longer ours."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kernel.extensions import Extensions
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker import slots
 from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.pace import Pace
+from kernel.worker.engine.permits import Permits
 from kernel.worker.slots import Holding
 
 
@@ -50,18 +53,29 @@ class FakeExecutors:
     ready = True
     finished = False
     patience = 1.0
+    goes_on = False
     open: Callable[..., None]
     figures: Callable[[], Mapping[str, Any]]
 
 
 def dispatcher(executors: FakeExecutors, pace: Pace | None = None, prefetch: int | None = None) -> Dispatcher:
     prepared: list[Item] = []
+    ledger = Ledger()
+    permits = Permits(
+        ledger,
+        executors,  # type: ignore[arg-type]
+        Extensions({}, builtin={}, autoload=False),
+        Revoked(),
+        consumer=lambda: None,
+        usable=False,
+    )
     found = Dispatcher(
-        Ledger(),
+        ledger,
         pace or Pace(),
         executors,  # type: ignore[arg-type]
         prepare=prepared.append,
         unsendable=lambda item, error: executors.refused.append(item),
+        permits=permits,
         prefetch=prefetch,
     )
     executors.prepared = prepared
