@@ -65,9 +65,6 @@ class DisabledBackend:
     def chord_parts(self, batch: Sequence[ChordPart]) -> Sequence[ChordState]:
         _refuse()
 
-    def forget_chord(self, chord_id: str) -> None:
-        _refuse()
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         _refuse()
 

@@ -229,10 +229,6 @@ class Backend(Protocol):
         that is there already is left as it is, and a chord that was forgotten takes none."""
         ...
 
-    def forget_chord(self, chord_id: str) -> None:
-        """Delete the parts of a chord whose body is safe. That it was there is known until it expires."""
-        ...
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         """Whether this copy of the message of a chord's body is the one to run. The first that asks is, whenever it
         asks again, and no other, as long as the chord is known, which begins anew; atomic, and durable where the

@@ -217,6 +217,22 @@ def test_a_body_of_several_tasks_numbers_them(bench: Bench) -> None:
     assert [(chord, number) for chord, _, number in found] == [(CHORD, 0), (CHORD, 1)]
 
 
+def test_an_end_that_comes_again_is_one_copy_more_however_it_is_sent(bench: Bench) -> None:
+    """The run before may have published the body apart, and not have been settled."""
+    body = bench.app.tasks["total"].s().set(task_id="b")
+    sent = bench.message("member", 7, group_id=CHORD, group_index=0, chord={**dict(body), "chord_size": 1})
+    join = bench.run_message(sent, seen=True).join
+    assert join is not None
+    followed = join.complete([Record(id="m", state=states.SUCCESS, result=b"7")])
+    [(chord, copy, number)] = marks(followed.publications)
+    assert (chord, number) == (CHORD, None)
+    assert followed.apart is not None
+    followed.apart()
+    [(_, other, _)] = marks(followed.publications)
+    assert copy
+    assert other not in (None, copy)
+
+
 def test_what_celery_made_is_not_deleted_by_us(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     able = type("Able", (), {"foreign_chords": True, "chords": True})
     monkeypatch.setattr(type(bench.app.opened), "joins", property(lambda _: able))

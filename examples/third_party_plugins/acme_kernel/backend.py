@@ -252,11 +252,6 @@ class AcmeBackend:
         parts = [chord.parts[number] for number in sorted(chord.parts)] if complete else []
         return ChordState(complete, len(chord.parts), part.size, parts)
 
-    def forget_chord(self, chord_id: str) -> None:
-        with self._turn() as lines:
-            if chord_id in self._chords:
-                self._change(lines, do="forget chord", id=chord_id)
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         with self._turn() as lines:
             chord = self._chords.get(chord_id)

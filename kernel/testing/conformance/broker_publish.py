@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -20,6 +21,27 @@ class PublishCases(BrokerKit):
         outcomes = broker.publish(made(queue, 25))
         assert [outcome.state for outcome in outcomes] == [PublishState.STORED] * 25
         assert numbers(self.gather(self.consume(broker, queue), 25)) == [*range(25)]
+
+    def test_a_batch_is_there_wholly_or_not_at_all(self, broker: Broker, queue: str, other: str) -> None:
+        self.needs(broker, "atomic_batches")
+        count, rounds, over = 1500, 3, threading.Event()
+
+        def look() -> set[int]:
+            found: set[int] = set()
+            while not over.is_set():
+                # Each by itself: a broker need not count two queues at one moment.
+                found.update(stats.ready for stats in broker.stats([queue, other]))
+            return found
+
+        looking = self.in_thread(look)
+        try:
+            for _ in range(rounds):
+                pairs = zip(made(queue, count), made(other, count), strict=True)
+                broker.publish([item for pair in pairs for item in pair])
+        finally:
+            over.set()
+        assert looking.result() <= {count * done for done in range(rounds + 1)}
+        assert [stats.ready for stats in broker.stats([queue, other])] == [count * rounds] * 2
 
     def test_empty_batches_are_nothing(self, broker: Broker, queue: str) -> None:
         consumer = self.consume(broker, queue)

@@ -110,7 +110,11 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
     for publication in publications if attempt else ():
         # A member was replayed from the dead letters: the record of that run replaces what its first end left.
         publication.message = publication.message.replace_headers(kernel_replay=attempt)
-    return Followed((), publications, _own_chord(life, body), partial(_mark_copies, life, body, publications))
+    mark = partial(_mark_copies, life, body, publications)
+    if life.again:
+        # An earlier run may have published it apart from its settlement: then this is one copy more, however it goes.
+        mark()
+    return Followed((), publications, _own_chord(life, body), mark)
 
 
 def _mark_copies(life: Life, body: Any, publications: Sequence[Publication]) -> None:

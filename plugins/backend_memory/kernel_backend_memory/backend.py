@@ -142,12 +142,6 @@ class MemoryBackend:
         with self.changed:
             self._chord(chord_id).added.add(index)
 
-    def forget_chord(self, chord_id: str) -> None:
-        with self.changed:
-            chord = self._chords.get(chord_id)
-            if chord is not None:
-                chord.parts, chord.forgotten = {}, True
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         with self.changed:
             chord = self._chord(chord_id)

@@ -148,11 +148,6 @@ class SqlBackend:
         with self._database.write() as tx:
             chords.grow(tx, chord_id, size, index, self._tables)
 
-    def forget_chord(self, chord_id: str) -> None:
-        self._prepare()
-        with self._database.write() as tx:
-            chords.forget(tx, [chord_id], self._tables)
-
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         self._prepare()
         with self._database.write() as tx:

@@ -24,6 +24,7 @@ from kernel.interfaces.broker import (
     ConsumeOptions,
     Delivery,
     PublishOutcome,
+    QueueStats,
     Settled,
     Settlement,
     Verdict,
@@ -179,6 +180,26 @@ class ShortAnswer(MemoryBroker):
         return super().publish(batch, timeout)[:1]
 
 
+class InPieces(MemoryBroker):
+    """Claims that a batch is stored at once; whoever looks in between sees that it is not."""
+
+    capabilities = dataclasses.replace(MemoryBroker.capabilities, atomic_batches=True)
+    looks = 0
+
+    def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> Sequence[PublishOutcome]:
+        half = len(batch) // 2
+        outcomes = [*super().publish(batch[:half], timeout)]
+        before, deadline = self.looks, time.monotonic() + 5
+        while self.looks < before + 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return [*outcomes, *super().publish(batch[half:], timeout)]
+
+    def stats(self, queues: Sequence[str] = ()) -> Sequence[QueueStats]:
+        found = super().stats(queues)
+        self.looks += 1
+        return found
+
+
 class Rewrites(MemoryBroker):
     """Stores JSON as another language would write it."""
 
@@ -254,6 +275,7 @@ class HastyBrokerKit(BrokerConformance):
     [
         (Rules.LosesOne, "test_publish_answers_for_each", {}),
         (ShortAnswer, "test_publish_answers_for_each", {}),
+        (InPieces, "test_a_batch_is_there_wholly_or_not_at_all", {}),
         (Rewrites, "test_numbers_and_empty_lists_survive", {}),
         (Rules.NewestFirst, "test_oldest_first", {}),
         (Rules.NoPriorities, "test_higher_priority_first_then_oldest", {}),
@@ -384,8 +406,10 @@ class CountsCalls(MemoryBackend):
 
 
 class ForgetsWholly(MemoryBackend):
-    def forget_chord(self, chord_id: str) -> None:
+    def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
+        first = super().begin_body(chord_id, copy, number=number)
         self._chords.pop(chord_id, None)
+        return first
 
 
 class EveryCopyBegins(MemoryBackend):
@@ -407,8 +431,10 @@ class OneCopyForAll(MemoryBackend):
 
 class ForgetsForEach(MemoryBackend):
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
-        self.forget_chord(chord_id)
-        return super().begin_body(chord_id, copy, number=number)
+        first = super().begin_body(chord_id, copy, number=number)
+        chord = self._chords[chord_id]
+        chord.parts, chord.forgotten = {}, True
+        return first
 
 
 class KeepsTheParts(MemoryBackend):
