@@ -326,10 +326,10 @@ class Signature(dict[str, Any], Generic[R_co]):
         lineage: Lineage,
     ) -> list[Call]:
         """What is to be published first of all, with these arguments and options added."""
-        return self.calls_with(Given(args, kwargs or NO_OPTIONS, options or NO_OPTIONS, lineage))
+        return list(self.calls_with(Given(args, kwargs or NO_OPTIONS, options or NO_OPTIONS, lineage)))
 
-    def calls_with(self, given: Given) -> list[Call]:
-        """What `calls` does; each kind of signature has its own."""
+    def calls_with(self, given: Given) -> Iterable[Call]:
+        """What `calls` does, to be gone through once; each kind of signature has its own."""
         lineage, options = given.lineage, given.options
         if lineage.reply_to is not None and options.get("reply_to") is None:
             options = {**options, "reply_to": lineage.reply_to}

@@ -171,14 +171,7 @@ class Calls:
         )
         return result
 
-    def send(
-        self,
-        calls: Sequence[Call],
-        result: Any,
-        options: Mapping[str, Any],
-        *,
-        expected: Callable[[], Sequence[str]] = tuple,
-    ) -> None:
+    def send(self, calls: Iterable[Call], result: Any, options: Mapping[str, Any], *, expected: Ids = tuple) -> None:
         """Calls of a canvas, in one batch; all are checked and encoded before the first is sent.
 
         `result` becomes a child of the running task; `expected()` are the ids of all tasks that come of them.
@@ -190,12 +183,7 @@ class Calls:
         self._adopt(result, options)
 
     async def asend(
-        self,
-        calls: Sequence[Call],
-        result: Any,
-        options: Mapping[str, Any],
-        *,
-        expected: Callable[[], Sequence[str]] = tuple,
+        self, calls: Iterable[Call], result: Any, options: Mapping[str, Any], *, expected: Ids = tuple
     ) -> None:
         """The same, without holding up the event loop."""
         import asyncio
@@ -206,7 +194,7 @@ class Calls:
             await self._app.bridge.publish_all(publications, whole=True, **await self._asending(options))
         self._adopt(result, options)
 
-    def _canvas(self, calls: Sequence[Call]) -> list[Publication]:
+    def _canvas(self, calls: Iterable[Call]) -> list[Publication]:
         from kernel.batch import Batch
         from kernel.canvas.checks import Check
 

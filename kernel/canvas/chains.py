@@ -86,12 +86,12 @@ class chain(Composite):  # noqa: N801 - Celery's name
             first.parent = parent
         return last
 
-    def calls_with(self, given: Given) -> list[Call]:
+    def calls_with(self, given: Given) -> Iterable[Call]:
         lineage = given.lineage
         new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
         steps, first_options = self._linked(new_options)
         if not steps:
-            return []
+            return ()
         first, *following = steps
         for step in following:
             for task in walk(step):

@@ -152,7 +152,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
             first.parent = before
         return result
 
-    def calls_with(self, given: Given) -> list[Call]:
+    def calls_with(self, given: Given) -> Iterable[Call]:
         new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
         body = self._called_back(new_options, given.lineage)
         found = parts_of(self.tasks)
@@ -168,11 +168,9 @@ class chord(Composite):  # noqa: N801 - Celery's name
         announce(self.app, self.header, len(found), nested=shape is not None)
         inside = Given(new_args, self.own_kwargs(new_kwargs), options, given.lineage)
         part = inside.at(options={**options, "chord": callback})
-        made = []
-        for member in self.tasks:
-            # One that is a part itself is told so with the call, and need not be copied for that.
-            made += placed(member, callback).calls_with(inside) if member.composite else member.calls_with(part)
-        return made
+        # One that is a part itself is told so with the call, and need not be copied for that.
+        own = ((placed(member, callback), inside) if member.composite else (member, part) for member in self.tasks)
+        return (call for member, with_it in own for call in member.calls_with(with_it))
 
     def _whole(self) -> Signature[Any]:
         """Its body. Raises TypeError where there is none."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kernel import errors
 from kernel.canvas.later import Later
 from kernel.cycles import circle_of, cycle_of
-from kernel.placing import PLACED, Lineage, Place
+from kernel.placing import PLACED, Given, Lineage, Place
 from kernel.signature import Signature, maybe_signature
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Composite(Signature[Any]):
         if app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
         made, result = self._made(options)
-        calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
+        calls = made.calls_with(Given(args or (), kwargs or {}, options, Lineage(reply_to=app.oid)))
         app.calls.send(calls, result, options, expected=made.ids)
         return result
 
@@ -96,7 +96,7 @@ class Composite(Signature[Any]):
 
             return await asyncio.to_thread(self.apply, args, kwargs, **options)
         made, result = self._made(options)
-        calls = made.calls(args or (), kwargs, options, lineage=Lineage(reply_to=app.oid))
+        calls = made.calls_with(Given(args or (), kwargs or {}, options, Lineage(reply_to=app.oid)))
         await app.calls.asend(calls, result, options, expected=made.ids)
         return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel.call import Call
@@ -75,10 +75,10 @@ class group(Composite):  # noqa: N801 - Celery's name
                 results.append(result)
         return GroupResult(own, results, app=app)
 
-    def calls_with(self, given: Given) -> list[Call]:
+    def calls_with(self, given: Given) -> Iterable[Call]:
         new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
         inside = Given(new_args, self.own_kwargs(new_kwargs), self._member_options(new_options), given.lineage)
-        return [call for member in self.tasks for call in member.calls_with(inside)]
+        return (call for member in self.tasks for call in member.calls_with(inside))
 
     def _member_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get("link"):

@@ -93,7 +93,7 @@ class xmap(Signature[list[Any]]):  # noqa: N801 - Celery's name
         self.check_items()
         return await super().aapply_async(args, kwargs, **options)
 
-    def calls_with(self, given: Given) -> list[Call]:
+    def calls_with(self, given: Given) -> Iterable[Call]:
         if given.lineage.parent_id is None:
             # What a worker publishes after a task must not make that task fail.
             self.check_items()
@@ -162,7 +162,7 @@ class chunks(Signature[list[list[Any]]]):  # noqa: N801 - Celery's name
     def freeze_at(self, place: Place) -> Any:
         raise TypeError("chunks are made a group before they are frozen: freeze chunks.group()")
 
-    def calls_with(self, given: Given) -> list[Call]:
+    def calls_with(self, given: Given) -> Iterable[Call]:
         raise TypeError("chunks are made a group before they are sent: use chunks.group()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

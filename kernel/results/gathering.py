@@ -65,7 +65,7 @@ def ends(
             )
             with closing(records):
                 for record in records:
-                    yield from part.by_id[record.id]
+                    yield from part.of(record.id)
 
 
 async def ends_async(
@@ -86,23 +86,33 @@ async def ends_async(
             async with aclosing(batches):
                 async for batch in batches:
                     for record in batch:
-                        for leaf in part.by_id[record.id]:
+                        for leaf in part.of(record.id):
                             yield leaf
 
 
 @dataclass(slots=True)
 class _Part:
-    """The results of one backend; several may stand for one call."""
+    """The results of one backend, and those that stand for the same call as one of them."""
 
     first: AsyncResult[Any]
-    by_id: dict[str, list[AsyncResult[Any]]] = field(default_factory=dict)
+    by_id: dict[str, AsyncResult[Any]] = field(default_factory=dict)
+    others: dict[str, list[AsyncResult[Any]]] = field(default_factory=dict)
+
+    def add(self, leaf: AsyncResult[Any]) -> None:
+        if self.by_id.setdefault(leaf.id, leaf) is not leaf:
+            self.others.setdefault(leaf.id, []).append(leaf)
+
+    def of(self, task_id: str) -> Sequence[AsyncResult[Any]]:
+        others = self.others.get(task_id) if self.others else None
+        return (self.by_id[task_id], *others) if others else (self.by_id[task_id],)
 
     def telling(self, on_message: OnMessage | None) -> Callable[[Record], object]:
         def tell(record: Record) -> None:
-            for leaf in self.by_id[record.id]:
+            found = self.of(record.id)
+            for leaf in found:
                 leaf._note(record)
             if on_message is not None:
-                on_message(self.by_id[record.id][0]._meta(record))
+                on_message(found[0]._meta(record))
 
         return tell
 
@@ -116,8 +126,10 @@ def _parts(found: Sequence[Leaf]) -> list[_Part]:
     for leaf in found:
         if isinstance(leaf, AsyncResult) and not leaf.known:
             place = leaf.app if leaf._backend is None else leaf._backend
-            part = parts.setdefault(id(place), _Part(leaf))
-            part.by_id.setdefault(leaf.id, []).append(leaf)
+            part = parts.get(id(place))
+            if part is None:
+                part = parts[id(place)] = _Part(leaf)
+            part.add(leaf)
     return [*parts.values()]
 
 

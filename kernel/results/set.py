@@ -341,17 +341,23 @@ class _Places:
     """Which members of a set have ended, as their leaves do: a group has when all of its own have."""
 
     def __init__(self, results: list[Any]) -> None:
-        self._left = [0] * len(results)
-        self._of: dict[int, list[int]] = {}
+        # By identity: of members that are a leaf, and of the leaves of groups with how many of each group are left.
+        self._alone: dict[int, int] = {}
+        self._inside: dict[int, list[int]] = {}
+        self._left: dict[int, int] = {}
         for place, member in enumerate(results):
-            own = [member] if isinstance(member, AsyncResult) else leaves([member])
+            if isinstance(member, AsyncResult | EagerResult):
+                self._alone[id(member)] = place
+                continue
+            own = leaves([member])
             self._left[place] = len(own)
             for leaf in own:
-                self._of.setdefault(id(leaf), []).append(place)
+                self._inside.setdefault(id(leaf), []).append(place)
 
     def ended_with(self, leaf: Leaf) -> list[int]:
-        done = []
-        for place in self._of[id(leaf)]:
+        alone = self._alone.pop(id(leaf), None)
+        done = [] if alone is None else [alone]
+        for place in self._inside.pop(id(leaf), ()):
             self._left[place] -= 1
             if not self._left[place]:
                 done.append(place)
