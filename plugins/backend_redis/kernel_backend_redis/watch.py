@@ -141,7 +141,8 @@ class Hub:
         self, server: RedisServer, key: Callable[[str], str], decode: Callable[[str, bytes], Record | None]
     ) -> None:
         self._server = server
-        self._key = key
+        # A channel is called as the key of the record.
+        self._head = key("").encode("utf-8", "surrogatepass")
         self._decode = decode
         self._lock = threading.Lock()
         self._turn = threading.Condition(self._lock)
@@ -221,7 +222,7 @@ class Hub:
             watch.close()
 
     def _channel(self, id: str) -> bytes:
-        return self._key(id).encode("utf-8", "surrogatepass")
+        return self._head + id.encode("utf-8", "surrogatepass")
 
     # who reads --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 from hiredis import PushNotification
@@ -20,7 +21,9 @@ _log = logging.getLogger("kernel.redis")
 
 _FEW: Final = 8
 _BATCH: Final = 500
-_LINGERING: Final = 1000
+_LINGERING: Final = 10_000
+_LEFT: Final = 100
+"""Channels that are left with other words."""
 
 
 class Lookout(Listener):
@@ -31,7 +34,8 @@ class Lookout(Listener):
     are looked up over another one, by `read` alone: a server drops who listens and has too much to read. `hear` tells
     nothing then, and `is_well` says so.
 
-    Channels that were discarded may be left with the next words that go out, or by `sweep`.
+    Channels that were discarded, where mostly nothing is announced any more, are left with the next words that go out,
+    or by `sweep`, or when there are too many.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -84,7 +88,9 @@ class Lookout(Listener):
                 self._tell("UNSUBSCRIBE", gone)
 
     def _left(self) -> list[Command]:
-        gone, self._lingering = self._lingering, {}
+        gone = [*islice(self._lingering, _LEFT)]
+        for channel in gone:
+            del self._lingering[channel]
         return [("UNSUBSCRIBE", *gone)] if gone else []
 
     def read(self, timeout: float, beside: Link | None = None) -> list[Event]:
