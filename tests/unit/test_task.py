@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from kernel import errors
 from kernel.app import Kernel
 from kernel.arguments import Arguments
+from kernel.attributes import FROM_SETTINGS
 from kernel.hooks import hookimpl
 from kernel.interfaces.backend import Record
 from kernel.request import Request, current_request
 from kernel.saferepr import args_repr, kwargs_repr, safe_repr
-from kernel.task import FROM_SETTINGS, Task
+from kernel.task import Task
 
 
 @pytest.fixture
@@ -592,10 +593,10 @@ def test_requests_can_be_pushed_for_tests(app: Kernel) -> None:
     popped: Any = outer.request_stack.pop()
     assert (popped.id, bool(outer.request_stack), inner.request.id) == ("a", False, "b")
     inner.request_stack.push(Request(id="d"))
-    assert [inner.pop_request().id, inner.pop_request().id] == ["d", "b"]  # type: ignore[union-attr]
+    assert [inner.pop_request().id, inner.pop_request().id] == ["d", "b"]
     assert current_request.get() is None
     with pytest.raises(TypeError, match="push_request"):
-        outer.request_stack.push({"id": "e"})  # type: ignore[arg-type]
+        outer.request_stack.push({"id": "e"})
 
 
 class Listens:
@@ -616,8 +617,8 @@ def test_events_of_a_task_reach_plugins(app: Kernel) -> None:
     app.extensions.register(listens)
 
     @app.task(bind=True, name="event")
-    def event(self: Any, type_: Any, **options: Any) -> None:
-        self.send_event(type_, done=50, **options)
+    def event(self: Any, type_: Any, retry: bool = True, retry_policy: Any = None) -> None:
+        self.send_event(type_, retry=retry, retry_policy=retry_policy, done=50)
 
     event.apply(("task-half",), task_id="i").get()
     event.apply(("bad",), {"retry": False}, task_id="i").get()
