@@ -7,9 +7,9 @@ import logging
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
-from kernel import states
+from kernel import errors, states
 from kernel.results.bar import Progress, report_of, shown
 from kernel.results.eager import EagerResult, as_exception
 from kernel.results.joining import allow_join_result, assert_will_not_block, denied_join_result, joining
@@ -53,6 +53,8 @@ class AsyncResult(Known, Revocable, Generic[R_co]):
     """
 
     __slots__ = ("__weakref__",)
+
+    TimeoutError: ClassVar = errors.TimeoutError
 
     def __init__(
         self,

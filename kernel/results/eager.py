@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from kernel import errors, states
 from kernel.results.joining import assert_will_not_block
@@ -18,6 +18,8 @@ class EagerResult(ResultNode, Generic[R_co]):
     """The result of a task that ran in this process; always ready. What is known of a stored result only is None."""
 
     __slots__ = ("__weakref__", "_result", "_state", "_traceback", "id", "name", "parent")
+
+    TimeoutError: ClassVar = errors.TimeoutError
 
     ignored = False
     children = None

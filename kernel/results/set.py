@@ -298,8 +298,9 @@ class ResultSet(Revocable):
         well = {id(leaf) for leaf in _succeeded(leaves(self.results))}
         return sum(all(id(leaf) in well for leaf in leaves([member])) for member in self.results)
 
-    def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> None:
-        """Raise the error of the first that has failed. `callback` is called with the id and value of all before it."""
+    def maybe_throw(self, callback: Callback | None = None, propagate: bool = True) -> None:
+        """Raise the error of the first that has failed. `callback` is called with the id and value of all before it.
+        (The order of the arguments is Celery's, and another one than that of `AsyncResult.maybe_throw`.)"""
         found = leaves(self.results)
         for result in ended(found) if callback is None else found:
             result.maybe_throw(propagate=propagate, callback=callback)

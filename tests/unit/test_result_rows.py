@@ -73,6 +73,7 @@ ROWS: list[Any] = [
     ("5-30 build_graph", lambda r: [*r.build_graph()], ["x"], ["x"], errors.IncompleteStream),
     ("5-30 graph", lambda r: len(r.graph), 1, 1, errors.IncompleteStream),
     ("5-31 forget", lambda r: (r.forget(), r.state), *([(None, "PENDING")] * 3)),
+    ("5-14 TimeoutError", lambda r: issubclass(r.TimeoutError, errors.TimeoutError), *([True] * 3)),
     ("5-34 maybe_throw", lambda r: r.maybe_throw(), 7, ValueError, None),
     ("5-34 maybe_reraise", lambda r: r.maybe_reraise(), 7, ValueError, None),
     ("5-34 throw", lambda r: r.throw(), 7, ValueError, None),
@@ -294,6 +295,7 @@ SETS: list[Any] = [
     ("5-47 states", lambda g: (g.ready(), g.waiting(), g.successful(), g.failed()), (True, False, True, False)),
     ("5-47 completed_count", lambda g: g.completed_count(), 3),
     ("5-48 maybe_throw", lambda g: g.maybe_throw(), None),
+    ("5-48 with a callback, which comes first", lambda g: each_told(g.maybe_throw), [("x", 1), ("y", 2), ("z", 3)]),
     ("5-48 forget", lambda g: (g.forget(), g.completed_count()), (None, 0)),
     ("5-49 items", lambda g: ([*g], len(g), g[1]), (["x", "y", "z"], 3, "y")),
     ("5-50 save", lambda g: GroupResult.restore(g.save().id, app=g.app), "g"),
@@ -306,6 +308,12 @@ SETS: list[Any] = [
     ("5-30 graph", lambda g: len(g.graph), 4),
     ("awaited", lambda g: asyncio.run(g.aget(LIMIT)), [1, 2, 3]),
 ]  # fmt: skip
+
+
+def each_told(method: Callable[[Any], object]) -> list[tuple[str, Any]]:
+    told: list[tuple[str, Any]] = []
+    method(lambda key, value: told.append((key, value)))
+    return told
 
 
 def called(get: Callable[..., Any]) -> Any:
