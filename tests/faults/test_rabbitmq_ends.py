@@ -17,6 +17,7 @@ from kernel.testing.proxy import LOSE, Proxy
 from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.servers import redis_server
 from kernel.testing.workers import Project, WorkerProcess, results_within, wait_for
+from tests.faults import stories
 from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
 from tests.faults.rabbitmq_fleet import rabbit_project
@@ -195,19 +196,5 @@ def test_the_confirm_of_a_result_is_lost(
 
 @pytest.mark.case("D2")
 def test_rolling_restarts_under_load(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
-    """Three workers, each restarted in turn while work comes in: nothing is lost, and nothing runs twice."""
     with rabbit_project(tmp_path, url) as project:
-        fleet = [WorkerProcess(project, "-c", "1") for _ in range(3)]
-        for worker in fleet:
-            worker.wait_ready()
-        keys: list[str] = []
-        try:
-            for number in range(rounds(3, 30)):
-                keys += send(project, 50, 0.01, first=50 * number)
-                assert fleet[number % 3].stop(timeout=20) == 0
-                fleet[number % 3] = WorkerProcess(project, "-c", "1").wait_ready()
-                tally.runs += 1
-            judge(project, keys, tally, within=20)
-        finally:
-            for worker in fleet:
-                worker.stop()
+        stories.rolling_restarts(project, tally, rounds(3, 30))

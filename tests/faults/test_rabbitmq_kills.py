@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import time
@@ -13,6 +12,7 @@ import pytest
 from kernel.testing.proxy import DOWN, HOLD, Proxy
 from kernel.testing.rabbitmq import RabbitProcess, rabbitmq_server
 from kernel.testing.workers import WorkerProcess, wait_for
+from tests.faults import stories
 from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge
 from tests.faults.rabbitmq_fleet import rabbit_project
@@ -123,44 +123,14 @@ def test_the_worker_killed_at_random(tmp_path: Path, url: str, tally: Tally, rou
 
 @pytest.mark.case("X1", note="at least once: one more for each child that was killed")
 def test_children_killed_at_random(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
-    kills = rounds(10, 100)
-    with (
-        rabbit_project(tmp_path, url, task_delivery_limit=100) as project,
-        WorkerProcess(project, "-c", "2") as worker,
-    ):
-        worker.wait_ready()
-        keys = send(project, 20 * kills, 0.01)
-        dice = random.Random(24)
-        for _ in range(kills):
-            time.sleep(dice.uniform(0.0, 0.12))
-            tally.runs += worker.kill_child(dice)
-        judge(project, keys, tally, within=20 + kills / 2, again=kills)
-        assert worker.process.poll() is None
-        wait_for(lambda: len(worker.children()) == 2, 5)
-        assert not project.app.broker.dead_letters()
+    with rabbit_project(tmp_path, url, task_delivery_limit=100) as project:
+        stories.children_killed(project, tally, rounds(10, 100))
 
 
 @pytest.mark.case("D1")
 def test_a_storm_of_signals(tmp_path: Path, url: str, tally: Tally, rounds: Rounds) -> None:
-    """Whatever the order: it ends in time, what was not started is back, and nothing is lost."""
-    kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-    storms = [*itertools.product(kinds, repeat=2)]
-    dice = random.Random(1)
-    dice.shuffle(storms)
     with rabbit_project(tmp_path, url) as project:
-        keys = []
-        for number, storm in enumerate((storms * 4)[: rounds(2, 36)]):
-            keys += send(project, 40, 0.02, first=100 * number)
-            worker = WorkerProcess(project, "-c", "2").wait_ready()
-            time.sleep(dice.uniform(0.0, 0.3))
-            for each in storm:
-                worker.signal(each)
-                time.sleep(dice.uniform(0.0, 0.05))
-            worker.process.wait(15)
-            worker.stop()
-            tally.runs += 1
-        with WorkerProcess(project, "-c", "2"):
-            judge(project, keys, tally, within=30, again=2 * tally.runs)
+        stories.storm_of_signals(project, tally, rounds(2, 36))
 
 
 @pytest.mark.case("X8")

@@ -16,7 +16,8 @@ from kernel.message import Message, Publication
 from kernel.testing.proxy import DOWN, UP, Direction, Proxy
 from kernel.testing.rabbitmq import RabbitProcess
 from kernel.testing.workers import WorkerProcess, wait_for
-from tests.faults.fleet import Rebooted, Rounds, send, through, with_a_stepping_clock
+from tests.faults import stories
+from tests.faults.fleet import Rounds, send, through, with_a_stepping_clock
 from tests.faults.oracle import judge
 from tests.faults.rabbitmq_fleet import rabbit_project
 from tests.faults.table import Tally
@@ -137,16 +138,8 @@ def test_the_clock_of_one_machine_steps(tmp_path: Path, url: str, tally: Tally, 
 @pytest.mark.case("F11")
 @pytest.mark.parametrize("offset", [100_000, -100_000])
 def test_the_monotonic_clock_of_a_rebooted_machine(tmp_path: Path, url: str, tally: Tally, offset: int) -> None:
-    """What a worker had in hand comes back to one whose monotonic clock began elsewhere."""
     with rabbit_project(tmp_path, url) as project:
-        keys = send(project, 60, 0.02)
-        project.task("work").apply_async(("due",), countdown=3)
-        before = WorkerProcess(project, "-c", "2").wait_ready()
-        wait_for(lambda: len(project.counts("COMMIT")) >= 10, 10)
-        before.kill()
-        with Rebooted(project, "-c", "2", offset=offset):
-            judge(project, [*keys, "due"], tally, within=15, again=20)
-        tally.runs += 1
+        stories.rebooted(project, tally, offset, again=20)
 
 
 @pytest.mark.case("F18")

@@ -5,7 +5,6 @@ Cases F1, F2, F5, F8, F9, X1, X2, X4, X6, A1, D1, D2.
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import time
@@ -17,6 +16,7 @@ from kernel import states
 from kernel.testing.proxy import DOWN, HOLD, Proxy
 from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import WorkerProcess, results_within, wait_for
+from tests.faults import stories
 from tests.faults.fleet import Rounds, send, through
 from tests.faults.oracle import judge, may_run_again
 from tests.faults.redis_fleet import redis_project
@@ -114,20 +114,8 @@ def test_those_who_return_the_claims_of_the_dead_die_too(
 
 @pytest.mark.case("X1")
 def test_children_killed_at_random(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    kills = rounds(15, 100)
-    with (
-        redis_project(tmp_path, server, task_delivery_limit=100) as project,
-        WorkerProcess(project, "-c", "2") as worker,
-    ):
-        keys = send(project, 20 * kills, 0.01)
-        dice = random.Random(24)
-        for _ in range(kills):
-            time.sleep(dice.uniform(0.0, 0.12))
-            tally.runs += worker.kill_child(dice)
-        judge(project, keys, tally, within=20 + kills / 2, again=kills)
-        assert worker.process.poll() is None
-        wait_for(lambda: len(worker.children()) == 2, 5)
-        assert project.app.broker.stats()[0].dead == 0
+    with redis_project(tmp_path, server, task_delivery_limit=100) as project:
+        stories.children_killed(project, tally, rounds(15, 100))
 
 
 @pytest.mark.thorough
@@ -278,44 +266,17 @@ def test_ends_in_one_step_die_whole(
 
 @pytest.mark.case("D1")
 def test_a_storm_of_signals(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    """Whatever the order: it ends in time, what was not started is back at once, and nothing is lost."""
-    kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-    storms = [*itertools.product(kinds, repeat=2)]
-    dice = random.Random(1)
-    dice.shuffle(storms)
+    """What was not started is back at once, too."""
     with redis_project(tmp_path, server, results=False) as project:
-        keys = []
-        for number, storm in enumerate((storms * 4)[: rounds(3, 36)]):
-            keys += send(project, 40, 0.02, first=100 * number)
-            worker = WorkerProcess(project, "-c", "2").wait_ready()
-            time.sleep(dice.uniform(0.0, 0.3))
-            for each in storm:
-                worker.signal(each)
-                time.sleep(dice.uniform(0.0, 0.05))
-            worker.process.wait(15)
-            worker.stop()
-            wait_for(lambda: all(each.claimed == 0 for each in project.app.broker.stats()), 1)
-            tally.runs += 1
-        with WorkerProcess(project, "-c", "2"):
-            judge(project, keys, tally, within=30, again=2 * tally.runs)
+
+        def is_free() -> bool:
+            return all(each.claimed == 0 for each in project.app.broker.stats())
+
+        stories.storm_of_signals(project, tally, rounds(3, 36), ended=lambda: wait_for(is_free, 1))
 
 
 @pytest.mark.thorough
 @pytest.mark.case("D2")
 def test_rolling_restarts_under_load(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds) -> None:
-    """Three workers, each restarted in turn while work comes in: nothing is lost, and nothing runs twice."""
     with redis_project(tmp_path, server, results=False) as project:
-        fleet = [WorkerProcess(project, "-c", "1") for _ in range(3)]
-        for worker in fleet:
-            worker.wait_ready()
-        keys: list[str] = []
-        try:
-            for number in range(rounds(3, 30)):
-                keys += send(project, 50, 0.01, first=50 * number)
-                assert fleet[number % 3].stop(timeout=20) == 0
-                fleet[number % 3] = WorkerProcess(project, "-c", "1").wait_ready()
-                tally.runs += 1
-            judge(project, keys, tally, within=20)
-        finally:
-            for worker in fleet:
-                worker.stop()
+        stories.rolling_restarts(project, tally, rounds(3, 30))

@@ -11,7 +11,8 @@ import pytest
 from kernel.testing.proxy import DOWN, UP, Direction, Proxy
 from kernel.testing.servers import RedisProcess
 from kernel.testing.workers import Project, WorkerProcess, wait_for
-from tests.faults.fleet import Rebooted, Rounds, send, through, with_a_stepping_clock
+from tests.faults import stories
+from tests.faults.fleet import Rounds, send, through, with_a_stepping_clock
 from tests.faults.oracle import judge
 from tests.faults.redis_fleet import redis_project
 from tests.faults.table import Tally
@@ -177,13 +178,5 @@ def test_the_clock_of_one_machine_steps(tmp_path: Path, server: RedisProcess, ta
 def test_the_monotonic_clock_of_a_rebooted_machine(
     tmp_path: Path, server: RedisProcess, tally: Tally, offset: int
 ) -> None:
-    """What a worker claimed before comes back to one whose monotonic clock began elsewhere."""
     with redis_project(tmp_path, server, results=False, worker_lease=1.0) as project:
-        keys = send(project, 60, 0.02)
-        project.task("work").apply_async(("due",), countdown=3)
-        before = WorkerProcess(project, "-c", "2").wait_ready()
-        wait_for(lambda: len(project.counts("COMMIT")) >= 10, 10)
-        before.kill()
-        with Rebooted(project, "-c", "2", offset=offset):
-            judge(project, [*keys, "due"], tally, within=15, again=2)
-        tally.runs += 1
+        stories.rebooted(project, tally, offset, again=2)
