@@ -22,16 +22,23 @@ local function bring(key, of, member, id, document, life)
   local by = redis.call('GET', claim)
   if by == 'done' then return 0, 0, false end
   local name = id .. ':' .. member
+  local known = redis.call('MGET', size, more)
+  local all = tonumber(known[1] or 0)
   if redis.call('SADD', ids, name) == 1 then
     redis.call('ZADD', parts, member, document)
-    if of ~= '0' then redis.call('SET', size, of) end
-    if life ~= '0' then
+    if all == 0 and of ~= '0' then
+      redis.call('SET', size, of)
+      if life ~= '0' then redis.call('PEXPIRE', size, life) end
+      all = tonumber(of)
+    end
+    -- They live as long as the newest part, near enough: they are told again when that is a second more.
+    if life ~= '0' and redis.call('PTTL', parts) < life - math.min(life / 100, 1000) then
       for _, each in ipairs({ parts, ids, size, more }) do redis.call('PEXPIRE', each, life) end
     end
   end
-  local count, all = redis.call('ZCARD', parts), tonumber(redis.call('GET', size) or 0)
+  local count = redis.call('ZCARD', parts)
   if all == 0 then return count, 0, false end
-  all = all + tonumber(redis.call('GET', more) or 0)
+  all = all + tonumber(known[2] or 0)
   if count < all then return count, all, false end
   local mine = 'kernel:' .. name
   if not by then
