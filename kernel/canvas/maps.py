@@ -42,9 +42,8 @@ class xmap(Signature[list[Any]]):  # noqa: N801 - Celery's name
         **options: Any,
     ) -> None:
         called = _called(task)
-        super().__init__(
-            self.task_name, (), {"task": called, "it": list(it)}, options, immutable=True, app=app or called._app
-        )
+        kwargs = {"task": called, "it": _listed(it, called)}
+        super().__init__(self.task_name, (), kwargs, options, immutable=True, app=app or called._app)
         self["subtask_type"] = type(self).__name__
 
     @property
@@ -117,6 +116,10 @@ class xstarmap(xmap):  # noqa: N801 - Celery's name
     task_name: ClassVar[str] = STARMAP
 
     def _arguments(self) -> Iterable[Sequence[Any]]:
+        for item in self.kwargs["it"]:
+            if not isinstance(item, Iterable):
+                task = self.kwargs["task"].task
+                raise TypeError(f"an item of the starmap of {task} is {item!r:.60}; a list of its arguments is needed")
         # The task is asked how many it takes, and not what they are.
         return {len(item): tuple(item) for item in self.kwargs["it"] if isinstance(item, list | tuple)}.values()
 
@@ -139,7 +142,7 @@ class chunks(Signature[list[list[Any]]]):  # noqa: N801 - Celery's name
         **options: Any,
     ) -> None:
         called = _called(task)
-        kwargs = {"task": called, "it": list(it), "n": n}
+        kwargs = {"task": called, "it": _listed(it, called), "n": n}
         super().__init__("celery.chunks", (), kwargs, options, immutable=True, app=app or called._app)
         self["subtask_type"] = "chunks"
         self._read()
@@ -181,6 +184,12 @@ class chunks(Signature[list[list[Any]]]):  # noqa: N801 - Celery's name
 
     def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         return self.group().apply(**options)
+
+
+def _listed(items: Any, called: Signature[Any]) -> list[Any]:
+    if not isinstance(items, Iterable):
+        raise TypeError(f"the items for {called.task} are {items!r:.60}; a list, or what can be made one, is needed")
+    return list(items)
 
 
 def _called(task: Any) -> Signature[Any]:
