@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +22,24 @@ class RequestStack:
     @property
     def top(self) -> Request | None:
         """The request that runs now; None when the task does not run in this context."""
-        return next(self._inwards(), None)
+        return next(self._mine(), None)
 
     @property
     def stack(self) -> list[Request]:
         """All of them, the innermost last."""
-        return [*self._inwards()][::-1]
+        return [*self._mine()][::-1]
 
     def push(self, request: Request) -> None:
         """Make `request` the current one until it is popped. Raises TypeError for what is none."""
         if not isinstance(request, Request):
             raise TypeError(f"a request is needed, not {request!r:.80}; task.push_request(**fields) makes one")
+        outer = current_request.get()
+        if any(each is request for each in _around(outer)):
+            request = copy.copy(request)  # it stands in one place only
         request.task = self._task.name
         if request.app is None:
             request.app = self._task._app
-        request.outer = current_request.get()
+        request.outer = outer
         current_request.set(request)
 
     def pop(self) -> Request | None:
@@ -52,7 +56,7 @@ class RequestStack:
         return request
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._inwards())
+        return sum(1 for _ in self._mine())
 
     def __bool__(self) -> bool:
         return self.top is not None
@@ -63,9 +67,12 @@ class RequestStack:
     def __repr__(self) -> str:
         return f"<RequestStack of {self._task.name}: {len(self)}>"
 
-    def _inwards(self) -> Iterator[Request]:
-        request = current_request.get()
-        while request is not None:
-            if request.task == self._task.name:
-                yield request
-            request = request.outer
+    def _mine(self) -> Iterator[Request]:
+        return (request for request in _around(current_request.get()) if request.task == self._task.name)
+
+
+def _around(request: Request | None) -> Iterator[Request]:
+    """A request, and those that it was made in."""
+    while request is not None:
+        yield request
+        request = request.outer

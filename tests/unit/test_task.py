@@ -595,6 +595,10 @@ def test_requests_can_be_pushed_for_tests(app: Kernel) -> None:
     inner.request_stack.push(Request(id="d"))
     assert [inner.pop_request().id, inner.pop_request().id] == ["d", "b"]
     assert current_request.get() is None
+    outer.push_request(id="e")
+    outer.request_stack.push(outer.request)
+    assert [request.id for request in outer.request_stack] == ["e", "e"]
+    assert (outer.pop_request() is outer.pop_request(), len(outer.request_stack)) == (False, 0)
     with pytest.raises(TypeError, match="push_request"):
         outer.request_stack.push({"id": "e"})
 
