@@ -148,9 +148,11 @@ class Delivery:
     the recorded starts that never ended, as it was when this claim was made. `seen` is True when the message was
     claimed before, by anyone.
     `key` is for the broker's own use. `queue` is where it was claimed from.
+    With `advanced` the claim was made of another message, whose end is stored and was followed by this one
+    (`kernel.interfaces.shortcut`): what goes back or is kept as a dead letter is this one.
     """
 
-    __slots__ = ("claimed_at", "key", "message", "queue", "seen", "size", "starts", "token")
+    __slots__ = ("advanced", "claimed_at", "key", "message", "queue", "seen", "size", "starts", "token")
 
     def __init__(
         self,
@@ -170,6 +172,7 @@ class Delivery:
         self.starts = starts
         self.seen = seen
         self.claimed_at = claimed_at
+        self.advanced = False
         self.size = message.size
 
 

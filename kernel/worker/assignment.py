@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Verdict
-from kernel.interfaces.shortcut import Permit
 from kernel.message import Message, Publication
 
 
@@ -27,17 +26,25 @@ class Obituary:
     verdict: Verdict | None = None
 
 
+class Lent(NamedTuple):
+    """With it, a task may be settled where it runs, by who then goes on with what follows (`Lender.lend`) under the
+    numbers from `following` to `last`."""
+
+    key: str
+    following: int
+    last: int
+
+
 class Assignment:
     """One task for an executor. `seq` is the engine's number for it, unique in a worker's life."""
 
     __slots__ = (
         "early_ack",
         "joined",
+        "lent",
         "lost",
         "message",
-        "next_seq",
         "obituary",
-        "permit",
         "queue",
         "seen",
         "seq",
@@ -58,8 +65,7 @@ class Assignment:
         early_ack: bool = False,
         obituary: Obituary | None = None,
         joined: bool = False,
-        permit: Permit | None = None,
-        next_seq: int = 0,
+        lent: Lent | None = None,
         valid: Callable[[], bool] | None = None,
     ) -> None:
         self.seq = seq
@@ -73,10 +79,7 @@ class Assignment:
         self.joined = joined
         """It has ended, and its settlement said `JOINED` or `STANDING`: nothing is to be run, and what follows is to be
         worked out."""
-        self.permit = permit
-        """Under which it may be settled where it runs, by who then goes on with what follows (under the number
-        `next_seq`)."""
-        self.next_seq = next_seq
+        self.lent = lent
         self.valid: Callable[[], bool] = valid or _always
         """Whether this worker's lease holds now."""
         self.lost = False

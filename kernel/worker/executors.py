@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kernel.message import Message
 from kernel.worker.assignment import Ending
 from kernel.worker.claims.ledger import Item
 from kernel.worker.slots import Holding
@@ -30,8 +31,8 @@ class Listener(Protocol):
 
     def on_ended(self, ending: Ending) -> None: ...
 
-    def on_carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
-        """A task was settled where it ran. With a `note`, what followed was claimed there, and runs as number `seq`."""
+    def on_carried_out(self, ending: Ending, following: Message | None) -> None:
+        """A task's end was carried out where it ran: it is settled, or its claim is that of what runs there next."""
         ...
 
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:

@@ -1,4 +1,4 @@
-"""Chains on Redis, whose links a child settles by itself and goes on with: what may stop them, and what kills them."""
+"""Chains on Redis, which one child runs under one claim while nothing else waits: what stops and what kills them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ def step(self, x, seconds=0.0):
     note("STEP", x)
     time.sleep(seconds)
     return x + 1
+
+
+@app.task(bind=True)
+def moody(self, x):
+    note("MOODY", x)
+    with open(_LEDGER) as file:
+        if file.read().count("MOODY") < 2:
+            raise Reject("later", requeue=True)
+    return x + 1
+
+
+@app.task
+def refused(x):
+    raise Reject("never", requeue=False)
+
+
+@app.task(bind=True)
+def told(self, *before):
+    request = self.request
+    names = ["id", "correlation_id", "parent_id", "root_id", "group", "group_index", "expires", "retries", "eta"]
+    names += ["delivery_info", "reply_to", "args", "kwargs", "hostname", "timelimit", "origin", "is_eager", "headers"]
+    found = {name: getattr(request, name, None) for name in names}
+    found.pop("args")
+    import json
+    return json.loads(json.dumps(found, default=repr))
 
 
 @app.task(bind=True, time_limit=0.5)
@@ -147,8 +172,45 @@ def test_a_child_that_dies_over_a_link_loses_nothing(project: Project, point: st
         assert "was ended by SIGKILL" in worker.log
         counts = project.counts("STEP")
         assert set(counts) == {str(n) for n in range(20)}
+        assert max(counts.values()) <= 2
         if point in ("end.carried_out", "outcome.sent"):
             assert set(counts.values()) == {1}, "what is settled does not run again"
+
+
+def test_a_link_that_gives_itself_back_is_the_one_that_comes_again(project: Project) -> None:
+    with WorkerProcess(project, "-c", "1"):
+        step, moody = project.task("step"), project.task("moody")
+        assert (step.s(0) | step.s() | moody.s() | step.s()).delay().get(timeout=TIMEOUT) == 4
+    assert project.counts("STEP") == {"0": 1, "1": 1, "3": 1}
+    assert project.counts("MOODY") == {"2": 2}
+
+
+def test_a_link_that_is_refused_is_the_dead_letter(project: Project) -> None:
+    with WorkerProcess(project, "-c", "1"):
+        step, refused = project.task("step"), project.task("refused")
+        result = (step.s(0) | step.s() | refused.s() | step.s()).delay()
+        with pytest.raises(errors.KernelError):
+            result.get(timeout=TIMEOUT)
+        wait_for(lambda: project.app.broker.dead_letters(), TIMEOUT)
+        (letter,) = project.app.broker.dead_letters()
+        assert letter.task == "proj.refused"
+
+
+def test_a_link_tells_the_same_of_itself_as_one_from_a_queue(project: Project) -> None:
+    told = project.task("told")
+    with WorkerProcess(project, "-c", "1").wait_ready():
+        by_row = (told.s() | told.s()).delay()
+        assert by_row.get(timeout=TIMEOUT)
+        # One that has an expiry is published.
+        by_queue = (told.s() | told.s().set(expires=3600)).delay()
+        assert by_queue.get(timeout=TIMEOUT)
+    one, other = (dict(result.get(timeout=TIMEOUT)) for result in (by_row, by_queue))
+    for facts, result in ((one, by_row), (other, by_queue)):
+        assert facts.pop("id") == facts.pop("correlation_id") == result.id
+        assert facts.pop("parent_id") == facts.pop("root_id") == result.parent.id
+    assert one.pop("expires") is None
+    assert other.pop("expires") is not None
+    assert one == other
 
 
 def test_a_worker_that_dies_loses_nothing(project: Project) -> None:

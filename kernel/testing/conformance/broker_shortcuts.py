@@ -1,14 +1,14 @@
-"""Broker cases: ends that are settled where the task ran, and claims that go with them."""
+"""Broker cases: ends that are settled where the task ran, and rows of tasks that run under one claim."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from kernel.interfaces.backend import Backend, Record
 from kernel.interfaces.broker import Broker, Consumer, Delivery, Settled, Settlement, Verdict
-from kernel.interfaces.shortcut import Finished, Lender, Permit, Shortcut, Shortcuts
+from kernel.interfaces.shortcut import Advanced, Lender, Shortcut, Shortcuts
 from kernel.message import Publication
 from kernel.testing.conformance.broker_kit import BrokerKit, ack, made, numbers, ready
 
@@ -24,18 +24,24 @@ class Sides:
         self.shortcut = shortcut
         self.backend = backend
 
-    def lent(self, delivery: Delivery) -> Permit:
-        permit = self.lender.lend(delivery)
-        assert permit is not None
-        return permit
-
-    def finish(self, delivery: Delivery, permit: Permit, *published: Publication, claims: bool = True) -> Finished:
-        """End it, with a record, as the process would that knows of the claim what the engine told it."""
-        handed = Delivery(delivery.message, delivery.queue, delivery.token)
+    def end(self, delivery: Delivery, *published: Publication) -> Settlement:
+        """Its end, with a record, as the process knows it that the engine gave it to."""
+        handed = Delivery(delivery.message, delivery.queue, delivery.token, key=self.lender.lend(delivery))
         record = Record(id=delivery.message.id, state="SUCCESS", result=b"1", date_done=1.5e9)
-        records = ready(self.backend, record)
-        settlement = Settlement(handed, Verdict.ACK, records=records, publications=published)
-        return self.shortcut.finish(settlement, permit, claims=claims)
+        return Settlement(handed, Verdict.ACK, records=ready(self.backend, record), publications=published)
+
+    def finish(self, delivery: Delivery, *published: Publication) -> Settled:
+        return self.shortcut.finish(self.end(delivery, *published))
+
+    def advance(self, delivery: Delivery, following: Publication) -> Advanced:
+        return self.shortcut.advance(self.end(delivery), following)
+
+    def advanced(self, delivery: Delivery, following: Publication) -> Delivery:
+        """What runs next, under the same claim."""
+        assert self.advance(delivery, following) is Advanced.DONE
+        found = Delivery(following.message, delivery.queue, delivery.token, key=delivery.key)
+        found.advanced = True
+        return found
 
     def ended(self, delivery: Delivery) -> bool:
         """Whether its record is stored."""
@@ -53,145 +59,109 @@ class ShortcutCases(BrokerKit):
         assert isinstance(consumer, Lender), "the consumer of a broker with shortcuts lends"
         return Sides(consumer, twin.shortcut([queue]), backend)
 
-    def first(self, broker: Broker, sides: Sides, queue: str) -> tuple[Delivery, Permit]:
+    def first(self, broker: Broker, sides: Sides, queue: str) -> Delivery:
         """A claimed message, and nothing else in the queue."""
         broker.publish(made(queue, 1))
-        delivery = self.one(sides.consumer)
-        return delivery, sides.lent(delivery)
+        return self.one(sides.consumer)
 
-    def test_an_end_is_settled_and_what_it_publishes_is_claimed(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        (following,) = made(queue, 1)
-        finished = sides.finish(delivery, permit, following)
-        assert finished.settled is DONE
+    def test_an_end_is_settled_with_all_that_belongs_to_it(self, broker: Broker, sides: Sides, queue: str) -> None:
+        delivery = self.first(broker, sides, queue)
+        assert sides.finish(delivery, *made(queue, 3)) is DONE
         assert sides.ended(delivery)
-        claimed = finished.following
-        assert claimed is not None
-        assert (claimed.message.id, claimed.message.body) == (following.message.id, following.message.body)
-        assert (claimed.queue, claimed.starts, claimed.seen) == (queue, 0, False)
-        assert self.nothing(sides.consumer), "it is claimed"
-        told = sides.lender.take_over(delivery, finished.note)
-        assert told is not None
-        assert (told[0].token, told[1]) == (claimed.token, finished.permit)
-        assert [*sides.consumer.settle(ack([told[0]]))] == [DONE]
-        assert [*sides.consumer.settle(ack([told[0]]))] == [STALE]
+        sides.lender.finished(delivery)
+        assert [*sides.consumer.settle(ack([delivery]))] == [STALE]
+        taken = self.gather(sides.consumer, 3)
+        assert numbers(taken) == [0, 1, 2]
+        assert [*sides.consumer.settle(ack(taken))] == [DONE] * 3
         assert self.drained(broker, queue)
 
-    def test_a_chain_goes_on_under_one_permit(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        for _ in range(20):
-            finished = sides.finish(delivery, permit, *made(queue, 1))
-            assert finished.following is not None
-            assert finished.permit is not None
-            told = sides.lender.take_over(delivery, finished.note)
-            assert told is not None
-            delivery, permit = told
-            assert permit == finished.permit
-        assert sides.finish(delivery, permit).settled is DONE
-        assert sides.lender.take_over(delivery, b"") is None
-        sides.lender.hand_in(permit)
+    def test_what_follows_runs_under_the_same_claim(self, broker: Broker, sides: Sides, queue: str) -> None:
+        delivery = self.first(broker, sides, queue)
+        for _ in range(5):
+            following = sides.advanced(delivery, made(queue, 1)[0])
+            assert sides.ended(delivery)
+            assert self.nothing(sides.consumer), "it lies in no queue"
+            delivery = following
+        assert sides.finish(delivery, *made(queue, 1)) is DONE
+        sides.lender.finished(delivery)
+        last = self.one(sides.consumer)
+        assert [*sides.consumer.settle(ack([last]))] == [DONE]
         assert self.drained(broker, queue)
 
-    def test_a_permit_comes_to_its_end(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        for _ in range(2000):
-            finished = sides.finish(delivery, permit, *made(queue, 1))
-            if finished.following is None:
-                break
-            assert finished.permit is not None
-            sides.lender.take_over(delivery, finished.note)
-            delivery, permit = finished.following, finished.permit
-        else:
-            pytest.fail("a permit goes on for ever")
-        assert finished.settled is DONE
-        assert numbers(self.gather(sides.consumer, 1)) == [0], "the last one waits in its queue"
+    def test_the_consumer_may_settle_what_was_gone_on_with(self, broker: Broker, sides: Sides, queue: str) -> None:
+        following = sides.advanced(self.first(broker, sides, queue), made(queue, 1)[0])
+        end = sides.end(following, *made(queue, 1))
+        end.delivery = following
+        assert [*sides.consumer.settle([end])] == [DONE]
+        assert sides.ended(following)
+        assert [*sides.consumer.settle(ack([self.one(sides.consumer)]))] == [DONE]
+        assert self.drained(broker, queue)
 
-    def test_nothing_is_claimed_unless_it_is_wanted(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        finished = sides.finish(delivery, permit, *made(queue, 1), claims=False)
-        assert (finished.settled, finished.following, finished.note) == (DONE, None, b"")
-        assert sides.lender.take_over(delivery, b"") is None
-        assert numbers(self.gather(sides.consumer, 1)) == [0]
+    def test_what_goes_back_is_what_was_gone_on_with(self, broker: Broker, sides: Sides, queue: str) -> None:
+        (item,) = made(queue, 1)
+        following = sides.advanced(self.first(broker, sides, queue), item)
+        assert [*sides.consumer.settle([Settlement(following, Verdict.REQUEUE, charged=True)])] == [DONE]
+        again = self.one(sides.consumer)
+        assert (again.message.id, again.message.body) == (item.message.id, item.message.body)
+        assert (again.message.headers, again.seen, again.starts) == (item.message.headers, True, 1)
 
-    def test_nothing_is_claimed_while_something_else_waits(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
+    def test_what_is_kept_as_a_dead_letter_is_what_was_gone_on_with(
+        self, broker: Broker, sides: Sides, queue: str
+    ) -> None:
+        self.needs(broker, "dead_letters")
+        (item,) = made(queue, 1)
+        following = sides.advanced(self.first(broker, sides, queue), item)
+        assert [*sides.consumer.settle([Settlement(following, Verdict.DEAD, reason="why")])] == [DONE]
+        (letter,) = broker.dead_letters(queue)
+        assert (letter.message.id, letter.message.body) == (item.message.id, item.message.body)
+
+    def test_whoever_gets_a_row_again_gets_its_first_message(self, broker: Broker, sides: Sides, queue: str) -> None:
+        delivery = self.first(broker, sides, queue)
+        following = sides.advanced(delivery, made(queue, 1)[0])
+        sides.consumer.close()
+        again = self.one(self.consume(broker, queue))
+        assert (again.message.id, again.seen) == (delivery.message.id, True)
+        assert sides.finish(following) is STALE
+        assert sides.advance(following, made(queue, 1)[0]) is Advanced.STALE
+        assert not sides.ended(following), "he has lost it"
+
+    def test_nobody_goes_on_while_something_else_waits(self, broker: Broker, sides: Sides, queue: str) -> None:
+        delivery = self.first(broker, sides, queue)
         waiting, following = made(queue, 2)
         broker.publish([waiting])
-        finished = sides.finish(delivery, permit, following)
-        assert (finished.settled, finished.following) == (DONE, None)
+        assert sides.advance(delivery, following) is Advanced.WAITED_FOR
+        assert not sides.ended(delivery), "nothing was done"
+        assert sides.finish(delivery, following) is DONE
         taken = self.gather(sides.consumer, 2)
         assert [each.message.id for each in taken] == [waiting.message.id, following.message.id]
 
-    def test_nothing_is_claimed_of_a_queue_that_is_paused(self, broker: Broker, sides: Sides, queue: str) -> None:
+    def test_nobody_goes_on_in_a_queue_that_is_paused(self, broker: Broker, sides: Sides, queue: str) -> None:
         self.needs(broker, "pause")
-        delivery, permit = self.first(broker, sides, queue)
+        delivery = self.first(broker, sides, queue)
         broker.pause(queue)
-        assert sides.finish(delivery, permit, *made(queue, 1)).following is None
-        assert self.nothing(sides.consumer)
-        broker.resume(queue)
-        assert numbers(self.gather(sides.consumer, 1)) == [0]
+        assert sides.advance(delivery, made(queue, 1)[0]) is Advanced.WAITED_FOR
 
-    def test_nothing_is_claimed_of_another_queue(self, broker: Broker, sides: Sides, queue: str, other: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        assert sides.finish(delivery, permit, *made(other, 1)).following is None
-        assert numbers(self.gather(self.consume(broker, other), 1)) == [0]
-
-    def test_several_messages_are_published(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        assert sides.finish(delivery, permit, *made(queue, 3)).following is None
-        assert numbers(self.gather(sides.consumer, 3)) == [0, 1, 2]
+    @pytest.mark.parametrize("why", ["queue", "due", "expires", "redelivered"])
+    def test_nobody_goes_on_with_what_is_not_simply_next(
+        self, broker: Broker, sides: Sides, queue: str, other: str, why: str
+    ) -> None:
+        delivery = self.first(broker, sides, queue)
+        (item,) = made(other if why == "queue" else queue, 1)
+        if why == "due":
+            item.due = 4e9
+        values: dict[str, Any] = {"expires": "2100-01-01T00:00:00+00:00", "redelivered": True}
+        if why in values:
+            item.message.headers[why] = values[why]
+        assert sides.advance(delivery, item) is Advanced.WAITED_FOR
+        assert not sides.ended(delivery)
 
     def test_what_is_not_held_any_more_is_stale(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
+        delivery = self.first(broker, sides, queue)
         assert [*sides.consumer.settle(ack([delivery]))] == [DONE]
-        finished = sides.finish(delivery, permit, *made(queue, 1))
-        assert (finished.settled, finished.following) == (STALE, None)
+        assert sides.finish(delivery, *made(queue, 1)) is STALE
+        assert sides.advance(delivery, made(queue, 1)[0]) is Advanced.STALE
         assert not sides.ended(delivery)
-        sides.lender.call_in(permit)
-        assert self.drained(broker, queue), "nothing was published, and nothing claimed"
-
-    def test_the_consumer_finds_settled_what_was_settled_elsewhere(
-        self, broker: Broker, sides: Sides, queue: str
-    ) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        assert sides.finish(delivery, permit).settled is DONE
-        assert [*sides.consumer.settle(ack([delivery]))] == [STALE]
-
-    def test_a_claim_that_nobody_told_of_comes_back(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        (following,) = made(queue, 1)
-        assert sides.finish(delivery, permit, following).following is not None
-        # Its process died here. The end of what it held is settled first, as after any death.
-        assert [*sides.consumer.settle([Settlement(delivery, Verdict.REQUEUE)])] == [STALE]
-        sides.lender.call_in(permit)
-        again = self.one(sides.consumer)
-        assert (again.message.id, again.starts) == (following.message.id, 0)
-        assert again.token != delivery.token
-        assert [*sides.consumer.settle(ack([again]))] == [DONE]
-        assert self.drained(broker, queue)
-
-    def test_a_permit_that_was_not_used_leaves_nothing(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        assert [*sides.consumer.settle([Settlement(delivery, Verdict.REQUEUE)])] == [DONE]
-        sides.lender.call_in(permit)
-        again = self.one(sides.consumer)
-        second = sides.lent(again)
-        assert second.following != permit.following, "no number is lent twice"
-        assert [*sides.consumer.settle(ack([again]))] == [DONE]
-        sides.lender.hand_in(second)
-        assert self.drained(broker, queue)
-
-    def test_what_was_claimed_goes_back_with_its_consumer(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, permit = self.first(broker, sides, queue)
-        (following,) = made(queue, 1)
-        assert sides.finish(delivery, permit, following).following is not None
-        sides.consumer.close()
-        assert self.one(self.consume(broker, queue)).message.id == following.message.id
-
-    def test_a_note_that_is_none_is_refused(self, broker: Broker, sides: Sides, queue: str) -> None:
-        delivery, _ = self.first(broker, sides, queue)
-        with pytest.raises(ValueError, match="parts"):
-            sides.lender.take_over(delivery, b"no note")
+        assert self.drained(broker, queue), "nothing was published"
 
     def drained(self, broker: Broker, queue: str) -> bool:
         (stats,) = broker.stats([queue])

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kernel.interfaces.broker import Delivery
-from kernel.interfaces.shortcut import Permit
-from kernel.worker.assignment import Assignment, Obituary
+from kernel.worker.assignment import Assignment, Lent, Obituary
 from kernel.worker.slots import Holding
 
 # Who takes so many processes along while it is being taken (by its size, say) counts as having started.
@@ -43,11 +42,10 @@ class Item:
         "id",
         "is_prepared",
         "joined",
+        "lent",
         "lost",
         "name",
-        "next_seq",
         "obituary",
-        "permit",
         "place",
         "revoked",
         "sent_alone",
@@ -80,12 +78,9 @@ class Item:
         self.obituary: Obituary | None = None
         self.attempts = 0
         """How many children died over it in this worker, after its end was decided."""
-        self.permit: Permit | None = None
-        """With it, whoever runs it may settle it."""
-        self.next_seq = 0
-        """The number under which he goes on then."""
+        self.lent: Lent | None = None
         self.unsure = False
-        """Nobody knows what was done under its permit."""
+        """He has tried to settle it, and may have done it."""
         self.state = ""
         self.revoked = False
         self.alone = False

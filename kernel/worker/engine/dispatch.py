@@ -86,8 +86,6 @@ class Dispatcher:
 
     def left(self, item: Item) -> None:
         """It is settled, or nobody's here any more."""
-        if item.permit is not None:
-            self._permits.left(item)
         self._ledger.leave(item)
         self.ready.free(item.id)
 
@@ -147,8 +145,7 @@ class Dispatcher:
             self._permits.give(batch[0])
             return
         for item in batch:
-            if item.permit is not None:
-                self._permits.take_back(item)
+            item.lent = None
 
     def _on_unsendable(self, batch: list[Item], error: Exception) -> None:
         """One of them cannot be packed: sent one by one, it shows which."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel.message import Message
 from kernel.worker import slots
 from kernel.worker.assignment import Ending, Obituary
 from kernel.worker.claims.broadcasts import Broadcasts
@@ -395,7 +396,7 @@ class Engine:
         if item.acked:
             self._leave(item)
             return
-        item.unsure = ending.unsure and item.permit is not None
+        item.unsure = ending.unsure
         self._ledger.move(item, Place.SETTLING)
         settlement = Settlement(
             item.delivery, ending.verdict, delay=ending.delay, charged=ending.charged, reason=ending.reason
@@ -427,27 +428,23 @@ class Engine:
         for queue, pairs in settled.items():
             self.pump.settle_all(queue, pairs)
 
-    def on_carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
+    def on_carried_out(self, ending: Ending, following: Message | None) -> None:
         item = self._ledger.get(ending.seq)
-        if item is not None and item.place is not Place.SENT:
-            item = None  # taken back
-        if item is not None:
-            self.processed += 1
-            self._pace.note(ending.task, ending.runtime)
-        found = self._permits.carried_out(item, note)
-        if item is not None:
-            if self._hot.kernel_message_settled:
-                self._extensions.observe(self._hot.kernel_message_settled, item.delivery, ending.verdict)
-            self._dispatcher.left(item)
-        if found is None:
+        if item is None or item.place is not Place.SENT:
+            return  # of a number that was taken back
+        self.processed += 1
+        self._pace.note(ending.task, ending.runtime)
+        if self._hot.kernel_message_settled:
+            self._extensions.observe(self._hot.kernel_message_settled, item.delivery, ending.verdict)
+        running = self._permits.carried_out(item, following)
+        self._dispatcher.left(item)
+        if running is None:
             self.pump.has_room()
             return
-        following = self._ledger.enter(found[0], seq=seq)
-        following.permit, following.next_seq = found[1], seq + 1
         # Whatever is found now, it runs: nothing waited, and nobody had a say.
-        self._admission.decide(following)
-        self._ledger.name(following)
-        self._dispatcher.went_on(following)
+        self._admission.decide(running)
+        self._ledger.name(running)
+        self._dispatcher.went_on(running)
 
     def on_dropped(self, seq: int, epoch: int) -> None:
         item = self._ledger.get(seq)
@@ -469,7 +466,7 @@ class Engine:
             self._dispatcher.put_back(item)
         for item in accounts.running:
             item.attempts += 1
-            item.unsure = item.permit is not None
+            item.unsure = item.lent is not None
             cold = self._shutdown.stage is Stage.COLD
             facts = self._manifest.tasks.get(item.name)
             self._meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES))

@@ -7,13 +7,17 @@ from typing import Final
 
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Consumer, Delivery
-from kernel.interfaces.shortcut import Lender, Permit
+from kernel.interfaces.shortcut import Lender
+from kernel.message import Message
+from kernel.worker.assignment import Lent
 from kernel.worker.claims.ledger import Item, Ledger
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.executors import Executors
 
 _OUR_OWN: Final = "expiry"
 """The plugin whose admission what has no `expires` needs not."""
+_LINKS: Final = 256
+"""How many may follow one after the other under one claim: whoever gets its message again goes through all of them."""
 
 
 class Permits:
@@ -40,37 +44,26 @@ class Permits:
 
     def give(self, item: Item) -> None:
         """It is about to be sent alone, and nothing else waits."""
-        self.take_back(item)
-        if not self._usable or item.permit or item.early_ack or item.obituary or item.joined or item.delivery.seen:
+        item.lent = None
+        if not self._usable or item.early_ack or item.obituary or item.joined or item.delivery.seen:
             return
         lender = self._lender
-        item.permit = lender.lend(item.delivery) if lender is not None else None
-        if item.permit is not None:
-            item.next_seq = self._ledger.reserve(1 + item.permit.following - item.permit.last)
+        key = lender.lend(item.delivery) if lender is not None else None
+        if key is not None:
+            first = self._ledger.reserve(_LINKS)
+            item.lent = Lent(key, first, first + _LINKS - 1)
 
-    def take_back(self, item: Item) -> None:
-        """It was given to nobody, or whoever had it did nothing with it."""
-        if item.permit is not None and not item.unsure and self._lender is not None:
-            self._lender.hand_in(item.permit)
-            item.permit = None
-
-    def left(self, item: Item) -> None:
-        """Its claim is over."""
-        permit, lender = item.permit, self._lender
-        if permit is not None and lender is not None:
-            (lender.call_in if item.unsure else lender.hand_in)(permit)
-            item.permit = None
-
-    def carried_out(self, item: Item | None, note: bytes) -> tuple[Delivery, Permit] | None:
-        """An end was carried out under the permit of `item`, as far as it is still known; what was claimed with it."""
-        lender = self._lender
-        if lender is None:
+    def carried_out(self, item: Item, following: Message | None) -> Item | None:
+        """Its end was carried out by whoever ran it; what he runs next, entered into the ledger."""
+        delivery, lent = item.delivery, item.lent
+        if following is None or lent is None:
+            if self._lender is not None:
+                self._lender.finished(delivery)
             return None
-        found = lender.take_over(item.delivery if item is not None else None, note)
-        if item is not None and item.permit is not None:
-            if found is None:
-                lender.hand_in(item.permit)
-            item.permit = None
+        claim = Delivery(following, delivery.queue, delivery.token, key=delivery.key, claimed_at=delivery.claimed_at)
+        claim.advanced = True
+        found = self._ledger.enter(claim, seq=lent.following)
+        found.lent = Lent(lent.key, lent.following + 1, lent.last)
         return found
 
     @property

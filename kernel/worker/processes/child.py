@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kernel import drivers
 from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import PoolConfig
+from kernel.message import Message
 from kernel.worker import logs, lookout, manifest
 from kernel.worker.assignment import Ending
 from kernel.worker.failpoints import Failpoints
@@ -138,10 +139,10 @@ class Child:
             self._failpoints.hit("outcome.sent")
         self._wear()
 
-    def _carried_out(self, ending: Ending, seq: int, note: bytes) -> None:
+    def _carried_out(self, ending: Ending, following: Message | None) -> None:
         if self._failpoints:
             self._failpoints.hit("end.carried_out")
-        self._send(frames.pack_own(self.number, ending, seq, note))
+        self._send(frames.pack_own(self.number, ending, following))
         self.inbox.finish(ending.seq)
         if self._failpoints:
             self._failpoints.hit("outcome.sent")

@@ -185,8 +185,7 @@ class Children:
                 early_ack=item.early_ack,
                 obituary=item.obituary,
                 joined=item.joined,
-                permit=item.permit,
-                next_seq=item.next_seq,
+                lent=item.lent,
             )
             for item in items
         ]

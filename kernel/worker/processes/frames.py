@@ -16,15 +16,14 @@ from typing import Any, Final
 from kernel import errors
 from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Delivery, Verdict
-from kernel.interfaces.shortcut import Permit
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.shape import Shape, ShapedMessage
-from kernel.worker.assignment import Assignment, Ending, Obituary, are_plain
+from kernel.worker.assignment import Assignment, Ending, Lent, Obituary, are_plain
 
 Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes, Any]
-"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body, and with a permit its
-words and the number to go on with. In place of headers and properties the shape of a message, which is written once for
-all that have it, and its values."""
+"""Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body, and of one that was
+lent its key and the numbers to go on with. In place of headers and properties the shape of a message, which is written
+once for all that have it, and its values."""
 _END: Final = struct.Struct("!QQBBddHHHI")  # child, seq, verdict, flags, delay, runtime, state, task, reason, payload
 _DONE: Final = struct.Struct("!QHHI")  # child, state, task, count
 _PAYLOAD: Final = struct.Struct("!II")  # records, parts of chords; what it completes is behind them
@@ -77,8 +76,7 @@ def pack_assignment(
     early_ack: bool = False,
     obituary: Obituary | None = None,
     joined: bool = False,
-    permit: Permit | None = None,
-    next_seq: int = 0,
+    lent: Lent | None = None,
 ) -> Item:
     """One assignment, for `pack_batch`."""
     message = handed.message
@@ -93,10 +91,9 @@ def pack_assignment(
         words = (obituary.state, obituary.error, obituary.text[:_TEXT_CHARS], _CODE.get(obituary.verdict))
     flags = (_SEEN if handed.seen else 0) | (_EARLY if early_ack else 0) | (_JOINED if joined else 0)
     kind = (message.content_type, message.content_encoding)
-    lent = None
-    if permit is not None:
-        lent = permit.place, permit.number, permit.following, permit.last, next_seq
-    return seq, flags, handed.starts, handed.queue, handed.token, words, kind, headers, properties, message.body, lent
+    parts = headers, properties, message.body
+    key = None if lent is None else tuple(lent)
+    return seq, flags, handed.starts, handed.queue, handed.token, words, kind, *parts, key
 
 
 def pack_batch(epoch: int, items: list[Item]) -> bytes:
@@ -169,8 +166,7 @@ def _assignment(item: Item, valid: Callable[[], bool] | None) -> Assignment:
         early_ack=bool(flags & _EARLY),
         obituary=None if words is None else _obituary(*words),
         joined=bool(flags & _JOINED),
-        permit=None if lent is None else Permit(*lent[:4]),
-        next_seq=0 if lent is None else lent[4],
+        lent=None if lent is None else Lent(*lent),
         valid=valid,
     )
 
@@ -270,18 +266,16 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
     return child, ending
 
 
-def pack_own(child: int, ending: Ending, seq: int, note: bytes) -> bytes:
-    """An ending that was carried out where the task ran, and what was claimed with it, to be run as number `seq`."""
+def pack_own(child: int, ending: Ending, following: Message | None) -> bytes:
+    """An ending that was carried out where the task ran, and what runs there next."""
     packed = pack_ending(child, ending, with_payload=False)
-    return KIND_OWN + pack_parts([packed, struct.pack("!Q", seq), note])
+    return KIND_OWN + pack_parts([packed, following.pack() if following is not None else b""])
 
 
-def unpack_own(frame: bytes) -> tuple[Ending, int, bytes]:
-    """The ending, the number and the note. Raises ValueError on damage."""
-    packed, seq, note = unpack_parts(memoryview(frame)[1:])
-    if len(seq) != 8:
-        raise ValueError(f"a number of {len(seq)} bytes; 8 are needed")
-    return unpack_ending(packed)[1], struct.unpack("!Q", seq)[0], note
+def unpack_own(frame: bytes) -> tuple[Ending, Message | None]:
+    """Raises ValueError on damage."""
+    packed, following = unpack_parts(memoryview(frame)[1:])
+    return unpack_ending(packed)[1], Message.unpack(following) if following else None
 
 
 def _pack_payload(ending: Ending) -> bytes:

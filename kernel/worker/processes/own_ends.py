@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from kernel import errors
+from kernel import errors, states
 from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
-from kernel.interfaces.shortcut import Finished, Permit, Shortcut, Shortcuts
+from kernel.interfaces.shortcut import Advanced, Shortcut, Shortcuts
+from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.assignment import Assignment, Ending
+from kernel.worker.assignment import Assignment, Ending, Lent
 from kernel.worker.manifest import Manifest
 from kernel.worker.processes.host import HostInbox
 from kernel.worker.slots import Slots
@@ -24,13 +26,13 @@ _log = logging.getLogger("kernel.worker")
 _LARGE: Final = 64 * 1024
 """Bytes of a message from which on it takes the usual way, where none is in more hands than it must be."""
 _REST: Final = 5.0
-_WAITS: Final = ("eta", "expires", "redelivered")
-"""Headers of what is not simply to be run."""
+_YOUNG: Final = 60.0
+_LASTING: Final = 600.0
+"""Seconds that a record must live, so that nobody runs again what a row has behind it."""
 
 
 class OwnEnds:
-    """What one child settles. `tell` is given what was carried out: the ending, the number of what is run next, and the
-    broker's note of it."""
+    """What one child settles. `tell` is given what was carried out, and the message that is run next."""
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class OwnEnds:
         inbox: HostInbox,
         number: int,
         *,
-        tell: Callable[[Ending, int, bytes], None],
+        tell: Callable[[Ending, Message | None], None],
     ) -> None:
         self._app = app
         self._facts = facts
@@ -51,31 +53,23 @@ class OwnEnds:
         self._most = int(facts.settings.get("worker_max_tasks_per_child") or 0)
         self._way: Shortcut | None = None
         self._rests_until = 0.0
+        expires = app.conf.result_expires
+        seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+        self._keeps = not seconds or seconds >= _LASTING
+        self._row = "", 0.0
 
     def carry_out(self, ending: Ending) -> bool:
-        """Settle what has nothing left to be done but that, if this child may; whether it did."""
+        """Settle what has nothing left to be done but that, or go on with what follows; whether either was done."""
         job = self._inbox.active.get(ending.seq)
-        permit = None if job is None else job.assignment.permit
-        if job is None or permit is None or not _is_simple(ending) or time.monotonic() < self._rests_until:
+        lent = None if job is None else job.assignment.lent
+        if job is None or lent is None or not _is_simple(ending) or time.monotonic() < self._rests_until:
             return False
         assignment = job.assignment
         if not assignment.holds():
             return False
         self._inbox.hold_outcome(ending.seq)
-        finished = self._finish(ending, assignment, permit)
-        if finished is None or finished.settled is not Settled.DONE:
-            return False
-        following = self._following(assignment, finished)
-        self._tell(ending, assignment.next_seq, finished.note)
-        if following is not None:
-            self._inbox.go_on(following)
-        return True
-
-    def _finish(self, ending: Ending, assignment: Assignment, permit: Permit) -> Finished | None:
-        delivery = Delivery(assignment.message, assignment.queue, assignment.token)
-        settlement = Settlement(delivery, Verdict.ACK, records=ending.records, publications=ending.publications)
         try:
-            return self._shortcut().finish(settlement, permit, claims=self._may_go_on(ending))
+            return self._go_on(ending, assignment, lent) or self._finish(ending, assignment, lent)
         except errors.KernelError as exc:
             # The engine tries until it works; whether this has worked is seen then.
             _log.warning("an end takes the usual way, and so do others for %.0f s: %s", _REST, exc)
@@ -83,7 +77,38 @@ class OwnEnds:
             _log.exception("an end takes the usual way: %r", exc)
         ending.unsure = True
         self._rests_until = time.monotonic() + _REST
-        return None
+        return False
+
+    def _go_on(self, ending: Ending, assignment: Assignment, lent: Lent) -> bool:
+        """Run next what follows, under the claim of what has ended."""
+        if not self._may_go_on(ending, assignment.token, lent):
+            return False
+        (item,) = ending.publications
+        settlement = Settlement(_claim(assignment, lent), Verdict.ACK, records=ending.records)
+        if self._shortcut().advance(settlement, item) is not Advanced.DONE:
+            return False
+        following = Assignment(
+            lent.following,
+            item.message,
+            item.queue,
+            assignment.token,
+            lent=Lent(lent.key, lent.following + 1, lent.last),
+            valid=self._inbox.lease_valid,
+        )
+        # Announced before the engine hears of it, which then finds it here.
+        self._inbox.expect(following)
+        self._tell(ending, item.message)
+        self._inbox.go_on(following)
+        return True
+
+    def _finish(self, ending: Ending, assignment: Assignment, lent: Lent) -> bool:
+        settlement = Settlement(
+            _claim(assignment, lent), Verdict.ACK, records=ending.records, publications=ending.publications
+        )
+        if self._shortcut().finish(settlement) is not Settled.DONE:
+            return False
+        self._tell(ending, None)
+        return True
 
     def _shortcut(self) -> Shortcut:
         """Raises `OperationalError` while the server cannot be reached."""
@@ -91,9 +116,12 @@ class OwnEnds:
             self._way = cast("Shortcuts", self._app.opened.reader).shortcut(self._facts.queues)
         return self._way
 
-    def _may_go_on(self, ending: Ending) -> bool:
-        """Whether this child may run what follows next: nobody else wants it, and nothing else waits."""
-        if len(ending.publications) != 1 or not self._page.shortcuts or self._page.stage != slots.STAGE_RUN:
+    def _may_go_on(self, ending: Ending, token: str, lent: Lent) -> bool:
+        """Whether this child may run what follows next: nobody else wants it, and nothing else waits here. What has no
+        record would run again for whoever gets the first message of the row again."""
+        if ending.state != states.SUCCESS or len(ending.publications) != 1 or not ending.records:
+            return False
+        if not self._page.shortcuts or not self._is_young(token):
             return False
         inbox, item = self._inbox, ending.publications[0]
         if inbox.drained or len(inbox.active) > 1 or self._page.held(self._number) or inbox.has_more():
@@ -102,26 +130,20 @@ class OwnEnds:
             return False
         message = item.message
         facts = self._facts.tasks.get(message.task)
-        if facts is None or not facts.acks_late or message.size > _LARGE:
+        if facts is None or not facts.acks_late or message.size > _LARGE or item.exchange:
             return False
-        return item.due is None and not item.exchange and not any(message.headers.get(name) for name in _WAITS)
+        return lent.following < lent.last and self._page.stage == slots.STAGE_RUN
 
-    def _following(self, before: Assignment, finished: Finished) -> Assignment | None:
-        """What was claimed, announced in a slot: before the engine hears of it, so that it finds it here."""
-        claimed = finished.following
-        if claimed is None:
-            return None
-        following = Assignment(
-            before.next_seq,
-            claimed.message,
-            claimed.queue,
-            claimed.token,
-            permit=finished.permit,
-            next_seq=before.next_seq + 1,
-            valid=self._inbox.lease_valid,
-        )
-        self._inbox.expect(following)
-        return following
+    def _is_young(self, token: str) -> bool:
+        """Whether the row under this claim began so lately that all its records are certainly there."""
+        now = time.monotonic()
+        if self._row[0] != token:
+            self._row = token, now
+        return self._keeps and now - self._row[1] < _YOUNG
+
+
+def _claim(assignment: Assignment, lent: Lent) -> Delivery:
+    return Delivery(assignment.message, assignment.queue, assignment.token, key=lent.key)
 
 
 def _is_simple(ending: Ending) -> bool:

@@ -54,10 +54,7 @@ def is_numbers(lists: int) -> Callable[[Any], bool]:
         return (
             isinstance(reply, list)
             and len(reply) == lists
-            and all(
-                isinstance(each, list) and all(type(n) is bytes and n.removeprefix(b"-").isdigit() for n in each)
-                for each in reply
-            )
+            and all(isinstance(each, list) and all(type(n) is bytes and n.isdigit() for n in each) for each in reply)
         )
 
     return fits

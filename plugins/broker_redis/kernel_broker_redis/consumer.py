@@ -14,12 +14,10 @@ from kernel_lib_redis import Listener, RedisServer, unfitting
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
-from kernel.interfaces.shortcut import Permit
-from kernel_broker_redis import answers, ends, scripts, shortcut
+from kernel_broker_redis import answers, ends, envelope, scripts
 from kernel_broker_redis.door import Door
 from kernel_broker_redis.holdings import Holdings
 from kernel_broker_redis.layout import Layout
-from kernel_broker_redis.lending import Lending
 from kernel_broker_redis.reader import Reader
 
 _log = logging.getLogger("kernel.redis")
@@ -71,7 +69,6 @@ class RedisConsumer:
         self._unsure: set[str] = set()
         self._held = Holdings()
         self._reader = Reader()
-        self._lending = Lending()
         # Held by whoever settles, and by whoever tells a server again what is held.
         self._settling = threading.Lock()
         self._epoch = b""
@@ -302,6 +299,14 @@ class RedisConsumer:
                 found[at] = done
         return found
 
+    def lend(self, delivery: Delivery) -> str | None:
+        key: str = delivery.key[0]
+        return key
+
+    def finished(self, delivery: Delivery) -> None:
+        # Should a server not have heard of its end, neither has it what belonged to it.
+        self._held.put_back(delivery.key[1])
+
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         found = [Settled.STALE] * len(settlements)
         if self._is_closed:
@@ -377,6 +382,7 @@ class RedisConsumer:
         return [done[at] for at in indexes]
 
     def _end(self, settlements: Sequence[Settlement], indexes: list[int]) -> list[int]:
+        self._exchange([settlements[at].delivery for at in indexes if settlements[at].delivery.advanced])
         done: list[int] = []
         for begin in range(0, len(indexes), _AT_ONCE):
             part = indexes[begin : begin + _AT_ONCE]
@@ -384,41 +390,17 @@ class RedisConsumer:
             done += self._run(scripts.END, *words, fits=answers.is_outcomes(len(part)))
         return done
 
+    def _exchange(self, deliveries: Sequence[Delivery]) -> None:
+        """Have the server hold the messages that claims are of by now."""
+        words = [word for each in deliveries for word in (*each.key, envelope.encode(each.message, each.queue))]
+        if words:
+            self._run(scripts.EXCHANGE, *words, fits=answers.is_number)
+
     def _finish(self, finishes: Sequence[tuple[int, list[object]]]) -> list[int]:
         done: list[int] = []
         for count, words in finishes:
             done += self._run(scripts.FINISH, *words, fits=answers.is_outcomes(count, len(_OUTCOMES) - 1))
         return done
-
-    # --- what others do for us ----------------------------------------------------------------------------------
-
-    def lend(self, delivery: Delivery) -> Permit | None:
-        return self._lending.lend(*delivery.key)
-
-    def take_over(self, delivery: Delivery | None, note: bytes) -> tuple[Delivery, Permit] | None:
-        if delivery is not None:
-            # Should a server not have heard of its end, neither has it what belonged to it.
-            self._held.put_back(delivery.key[1])
-        if not note:
-            return None
-        following, permit = shortcut.taken_over(note, self._id, self._queue_of)
-        self._held.add(permit.number, following)
-        self._lending.took(permit)
-        return following, permit
-
-    def hand_in(self, permit: Permit) -> None:
-        self._lending.hand_in(permit)
-
-    def call_in(self, permit: Permit) -> None:
-        self._lending.call_in(permit)
-
-    def _give_back_doubtful(self) -> None:
-        """Put back what was claimed under our name by somebody who is gone, if anything was."""
-        numbers = list(self._lending.doubtful)
-        if numbers:
-            words = [word for number in numbers for key in self._queue_of for word in (key, number, "r", 0, 0, "")]
-            self._run(scripts.END, *words, fits=answers.is_outcomes(len(words) // 6))
-            self._lending.settled(len(numbers))
 
     # --- the lease ----------------------------------------------------------------------------------------------
 
@@ -487,7 +469,6 @@ class RedisConsumer:
         with self._settling:
             if self._is_forgotten:
                 self._restore()
-            self._give_back_doubtful()
             if self._server.connected != self._compared:
                 # Who answers now may be another, and know less.
                 self._compare()
@@ -503,7 +484,6 @@ class RedisConsumer:
         for key, numbers in zip(lists, found, strict=True):
             # Claims that nobody heard of are given back by the next one.
             sure = [number for number in map(int, numbers) if number <= heard and not low < number <= high]
-            sure = [number for number in sure if not self._lending.covers(number)]
             # The oldest is put back last, as always.
             for number, done_with in self._held.strays(sorted(sure, reverse=True)):
                 words += [key, number, "a" if done_with else "r", 0, 0, ""]

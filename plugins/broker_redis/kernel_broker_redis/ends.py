@@ -58,12 +58,16 @@ def finishes(settlements: Sequence[Settlement], place: Place) -> Iterator[tuple[
         yield count, words
 
 
+def record_words(stored: Sequence[Record]) -> list[bytes]:
+    """The words of records. Raises ValueError for one that no result backend on Redis has prepared."""
+    return [word for record in stored for word in _prepared(record, records.WORDS)]
+
+
 def _finish_words(item: Settlement, place: Place) -> list[object]:
     life, _, chord = item.completes.partition(" ")
     counts = len(item.records), len(item.parts), len(item.publications)
     words = [*end_words(item), *counts, life, chord]
-    for record in item.records:
-        words += _prepared(record, records.WORDS)
+    words += record_words(item.records)
     for part in item.parts:
         words += _prepared(part.record, chords.WORDS)
     for publication in item.publications:

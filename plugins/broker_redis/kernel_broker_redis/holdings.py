@@ -42,8 +42,8 @@ class Holdings:
     def put_back(self, number: Number) -> None:
         """It went back into its queue, or is a dead letter. Any thread."""
         with self._lock:
-            self._put_back[number] = None
             self._held.pop(number, None)
+            self._put_back[number] = None
             while len(self._put_back) > _REMEMBERED:
                 oldest = next(iter(self._put_back))
                 del self._put_back[oldest]

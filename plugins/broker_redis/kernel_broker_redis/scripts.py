@@ -412,8 +412,15 @@ return out
 """
 )
 
-_FINISH: Final = (
-    _SETTLE
+# ARGV: prefix, sep, consumer; then of each claim the words of `settle`; how many records, parts of chords and messages
+# come with its end; of the chord that is over with it the milliseconds its mark lives and its key, or two empty words;
+# the words of the records and of the parts; and of each message its list, when it is due (ms, or nothing), and itself.
+# Answers for each 0 when the claim is not there; 1 when it is settled; 2 when it stands, since a chord is complete with
+# it, and 3 when it stands since the member had ended before.
+FINISH: Final = Script(
+    _COMMON
+    + _DESPITE
+    + _SETTLE
     + records.KEEP
     + chords.BRING
     + chords.FORGET
@@ -441,7 +448,7 @@ local function stands(first, last, key)
   return false
 end
 
-local function finish(i, records, parts, messages, send)
+local function finish(i, records, parts, messages)
   if redis.call('HEXISTS', own(ARGV[i], 'held:' .. ARGV[3]), ARGV[i + 1]) == 0 then return 0 end
   local life, over = ARGV[i + 9], ARGV[i + 10]
   if over ~= '' and redis.call('GET', over .. '.c') == 'done' then return settle(i) end
@@ -458,71 +465,57 @@ local function finish(i, records, parts, messages, send)
   if complete then return 2 end
   if over ~= '' then forget(over, life) end
   behind = behind + 7 * parts
-  send(behind, behind + 3 * messages - 1)
+  publish(behind, behind + 3 * messages - 1)
   return settle(i)
 end
 
-local function tell()
-  for list, count in pairs(pushed) do notify(list, count, not later[list]) end
-end
-"""
-)
-
-# ARGV: prefix, sep, consumer; then of each claim the words of `settle`; how many records, parts of chords and messages
-# come with its end; of the chord that is over with it the milliseconds its mark lives and its key, or two empty words;
-# the words of the records and of the parts; and of each message its list, when it is due (ms, or nothing), and itself.
-# Answers for each 0 when the claim is not there; 1 when it is settled; 2 when it stands, since a chord is complete with
-# it, and 3 when it stands since the member had ended before.
-FINISH: Final = Script(
-    _COMMON
-    + _DESPITE
-    + _FINISH
-    + r"""
 local out, i = {}, 4
 while ARGV[i] do
   local records, parts, messages = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
-  out[#out + 1] = finish(i, records, parts, messages, publish)
+  out[#out + 1] = finish(i, records, parts, messages)
   i = i + 11 + 5 * records + 7 * parts + 3 * messages
 end
-tell()
+for list, count in pairs(pushed) do notify(list, count, not later[list]) end
 return out
 """
 )
 
-# ARGV: prefix, sep, consumer, the number of the claim that may be made, the list at which the consumer waits, how many
-# lists it has and their keys; then the words of one end, as for FINISH, with one message.
-# Answers what FINISH does; or 4 when it is settled and the message is claimed with it, since nothing else waits.
-GO_ON: Final = Script(
+# ARGV: prefix, sep, consumer, the list at which it waits, how many lists it has and their keys; list and number of a
+# claim; then the words of records.
+# Answers 0 when the claim is not there; 2, and does nothing, when something else waits; 1 when the records are stored.
+ADVANCE: Final = Script(
     _COMMON
     + _DESPITE
-    + _FINISH
+    + records.KEEP
     + r"""
-local first, last = 7, 6 + tonumber(ARGV[6])
-local is_claimed = false
-
-local function is_next(list)
-  local keys, is_ours = { own(ARGV[5], 'aside:' .. ARGV[3]) }, false
-  for i = first, last do
-    keys[#keys + 1] = ARGV[i]
-    is_ours = is_ours or ARGV[i] == list
-  end
-  if not is_ours or redis.call('EXISTS', unpack(keys)) > 0 then return false end
-  for i = first, last do
-    if #redis.call('ZRANGEBYSCORE', own(ARGV[i], 'delayed'), '-inf', NOW, 'LIMIT', 0, 1) > 0 then return false end
-  end
-  return redis.call('SISMEMBER', P .. 'kernel:paused', queue_of(list)) == 0
+local behind = 6 + tonumber(ARGV[5])
+local list = ARGV[behind]
+if redis.call('HEXISTS', own(list, 'held:' .. ARGV[3]), ARGV[behind + 1]) == 0 then return 0 end
+local waiting = { own(ARGV[4], 'aside:' .. ARGV[3]) }
+for i = 6, behind - 1 do
+  waiting[#waiting + 1] = ARGV[i]
+  if #redis.call('ZRANGEBYSCORE', own(ARGV[i], 'delayed'), '-inf', NOW, 'LIMIT', 0, 1) > 0 then return 2 end
 end
+if redis.call('EXISTS', unpack(waiting)) > 0 then return 2 end
+if redis.call('SISMEMBER', P .. 'kernel:paused', queue_of(list)) == 1 then return 2 end
+for i = behind + 2, #ARGV, 5 do keep(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], true) end
+return 1
+"""
+)
 
-local function claim(at, behind)
-  if ARGV[at + 1] ~= '' or not is_next(ARGV[at]) then return publish(at, behind) end
-  redis.call('HSET', own(ARGV[at], 'held:' .. ARGV[3]), ARGV[4], ARGV[at + 2])
-  is_claimed = true
+# ARGV: prefix, sep, consumer; then of each claim its list, number, and the message that it is to be of.
+EXCHANGE: Final = Script(
+    _COMMON
+    + _DESPITE
+    + r"""
+for i = 4, #ARGV, 3 do
+  local held = own(ARGV[i], 'held:' .. ARGV[3])
+  if redis.call('HEXISTS', held, ARGV[i + 1]) == 1 then
+    redis.call('HSET', held, ARGV[i + 1], ARGV[i + 2])
+    redis.call('HDEL', own(ARGV[i], 'marks:' .. ARGV[3]), ARGV[i + 1])
+  end
 end
-
-local i = last + 1
-local outcome = finish(i, tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), 1, claim)
-tell()
-return is_claimed and 4 or outcome
+return 1
 """
 )
 

@@ -1,73 +1,62 @@
-"""Ends of claims over another connection than their consumer's, and claims that go with them."""
+"""Ends of claims over another connection than their consumer's."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kernel_lib_redis import RedisServer
 
-from kernel.interfaces.broker import Delivery, Settled, Settlement
-from kernel.interfaces.shortcut import Finished, Permit
-from kernel.message import pack_parts, unpack_parts
-from kernel_broker_redis import answers, ends, envelope, scripts
+from kernel.interfaces.broker import Settled, Settlement
+from kernel.interfaces.shortcut import Advanced
+from kernel.message import Publication
+from kernel_broker_redis import answers, ends, scripts
 from kernel_broker_redis.layout import Layout
 
-_OUTCOMES: Final = (Settled.STALE, Settled.DONE, Settled.JOINED, Settled.STANDING, Settled.DONE)
-"""By the numbers that the server answers; with the last one the message is claimed."""
-_CLAIMED: Final = 4
+_SETTLED: Final = (Settled.STALE, Settled.DONE)
+_ADVANCED: Final = (Advanced.STALE, Advanced.DONE, Advanced.WAITED_FOR)
+"""By the numbers that the server answers."""
+_WAITS: Final = ("eta", "expires", "redelivered")
+"""Headers of what is not simply run."""
 
 
 class RedisShortcut:
-    """Implements `kernel.interfaces.shortcut.Shortcut`. Made by `RedisBroker.shortcut`."""
+    """Implements `kernel.interfaces.shortcut.Shortcut`. Made by `RedisBroker.shortcut`. What is lent is the list of a
+    claim; its number is in the token."""
 
     def __init__(self, server: RedisServer, layout: Layout, queues: Sequence[str], place: ends.Place) -> None:
         self._server = server
         self._layout = layout
         self._place = place
-        self._queue_of = {key: name for name in queues for key in layout.lists(name)}
-        self._lists = [layout.queue(queues[0]), len(self._queue_of), *self._queue_of]
+        lists = [key for name in queues for key in layout.lists(name)]
+        self._looks = [layout.queue(queues[0]), len(lists), *lists]
 
-    def finish(self, settlement: Settlement, permit: Permit, *, claims: bool) -> Finished:
-        delivery = settlement.delivery
-        delivery.key = permit.place, permit.number
-        consumer = consumer_of(delivery.token)
+    def finish(self, settlement: Settlement) -> Settled:
+        consumer = self._claim(settlement)
         ((_, words),) = ends.finishes([settlement], self._place)
-        claims = claims and len(settlement.publications) == 1 and permit.following >= permit.last
-        if not claims:
-            (done,) = self._run(scripts.FINISH, consumer, *words, fits=answers.is_outcomes(1, _CLAIMED - 1))
-            return Finished(_OUTCOMES[done])
-        done = self._run(scripts.GO_ON, consumer, permit.following, *self._lists, *words, fits=answers.is_number)
-        if done != _CLAIMED:
-            return Finished(_OUTCOMES[done])
-        place, _, raw = words[-3:]
-        note = pack_note(str(place), permit.following, permit.last, raw if isinstance(raw, bytes) else b"")
-        following, lent = taken_over(note, consumer, self._queue_of)
-        return Finished(Settled.DONE, following, lent, note)
+        (done,) = self._run(scripts.FINISH, consumer, *words, fits=answers.is_outcomes(1))
+        return _SETTLED[done]
 
-    def _run(self, script: Any, *words: object, fits: Any) -> Any:
+    def advance(self, settlement: Settlement, following: Publication) -> Advanced:
+        consumer = self._claim(settlement)
+        key, number = settlement.delivery.key
+        waits = following.due is not None or any(following.message.headers.get(name) for name in _WAITS)
+        if waits or self._layout.list_of(following.queue, following.priority) != key:
+            return Advanced.WAITED_FOR
+        words = ends.record_words(settlement.records)
+        return _ADVANCED[self._run(scripts.ADVANCE, consumer, *self._looks, key, number, *words, fits=_is_advanced)]
+
+    def _claim(self, settlement: Settlement) -> str:
+        """The consumer whose claim it is. The delivery gets its key as the consumer has it."""
+        delivery = settlement.delivery
+        consumer, _, number = delivery.token.partition("-")
+        if isinstance(delivery.key, str):
+            delivery.key = delivery.key, int(number)
+        return consumer
+
+    def _run(self, script: Any, *words: object, fits: Callable[[Any], bool]) -> Any:
         return self._server.script(script, self._layout.prefix, self._layout.sep, *words, fits=fits)
 
 
-def consumer_of(token: str) -> str:
-    """The consumer whose claim a token is of."""
-    return token.partition("-")[0]
-
-
-def pack_note(place: str, number: int, last: int, raw: bytes) -> bytes:
-    """What a consumer is told of a claim: in which list, under which number, up to which there may be others, and the
-    message."""
-    return pack_parts([place.encode(), b"%d %d" % (number, last), raw])
-
-
-def taken_over(note: bytes, consumer: str, queue_of: dict[str, str]) -> tuple[Delivery, Permit]:
-    """The claim that a note tells of. Raises ValueError for what is none."""
-    place, numbers, raw = unpack_parts(note)
-    number, last = map(int, numbers.split())
-    key = place.decode()
-    if key not in queue_of:
-        raise ValueError(f"a claim in {key!r:.80}, which is no list of this consumer's")
-    token = f"{consumer}-{number}"
-    delivery = Delivery(envelope.decode(raw), queue_of[key], token, key=(key, number), claimed_at=time.time())
-    return delivery, Permit(key, number, number - 1, last)
+def _is_advanced(reply: Any) -> bool:
+    return type(reply) is int and 0 <= reply < len(_ADVANCED)

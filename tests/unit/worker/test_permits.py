@@ -1,4 +1,4 @@
-"""Who may settle by himself what he runs: given alone, called in after a death, and stopped by whatever has a say."""
+"""Who may settle by himself what he runs: only what goes alone, and not while anything else has a say."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from kernel import hookimpl
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Delivery
-from kernel.interfaces.shortcut import Permit
 from kernel.message import Message
-from kernel.worker.assignment import Obituary
+from kernel.worker.assignment import Lent, Obituary
 from kernel.worker.claims.ledger import Item, Ledger
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.permits import Permits
@@ -21,24 +20,13 @@ class Lending:
     """A consumer that lends, and remembers what became of it."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.handed_in: list[Permit] = []
-        self.called_in: list[Permit] = []
-        self.taken_over: list[tuple[Delivery | None, bytes]] = []
+        self.told: list[Delivery] = []
 
-    def lend(self, delivery: Delivery) -> Permit | None:
-        self.count += 1
-        return Permit("list", self.count, -10 * self.count, -10 * self.count - 9)
+    def lend(self, delivery: Delivery) -> str | None:
+        return "list"
 
-    def take_over(self, delivery: Delivery | None, note: bytes) -> tuple[Delivery, Permit] | None:
-        self.taken_over.append((delivery, note))
-        return (made(), Permit("list", -1, -2, -9)) if note else None
-
-    def hand_in(self, permit: Permit) -> None:
-        self.handed_in.append(permit)
-
-    def call_in(self, permit: Permit) -> None:
-        self.called_in.append(permit)
+    def finished(self, delivery: Delivery) -> None:
+        self.told.append(delivery)
 
 
 class Place:
@@ -68,84 +56,59 @@ class Case:
             self.ledger, executors, extensions, self.revoked, consumer=lambda: consumer, usable=usable
         )
 
-    def given(self) -> tuple[Item, Permit]:
+    def given(self) -> tuple[Item, Lent]:
         item = self.ledger.enter(made())
         self.permits.give(item)
-        assert item.permit is not None
-        return item, item.permit
+        assert item.lent is not None
+        return item, item.lent
 
 
 def test_one_that_goes_alone_gets_numbers_of_its_own() -> None:
     case = Case()
-    item, permit = case.given()
+    item, lent = case.given()
     following = case.ledger.enter(made())
-    assert item.next_seq == item.seq + 1
-    assert following.seq == item.next_seq + 10, "ten links may follow, each with its number"
-    assert permit.following - permit.last == 9
+    assert (lent.key, lent.following) == ("list", item.seq + 1)
+    assert following.seq == lent.last + 1, "many may follow, each with its number"
 
 
 @pytest.mark.parametrize("why", ["seen", "early_ack", "obituary", "joined", "usable"])
-def test_what_is_not_simply_run_gets_none(why: str) -> None:
+def test_what_is_not_simply_run_is_not_lent(why: str) -> None:
     case = Case(usable=why != "usable")
     item = case.ledger.enter(made(seen=why == "seen"))
     item.early_ack, item.joined = why == "early_ack", why == "joined"
     item.obituary = Obituary("FAILURE", "WorkerLostError", "") if why == "obituary" else None
     case.permits.give(item)
-    assert item.permit is None
-    assert not case.lending.count
+    assert item.lent is None
 
 
-def test_who_gives_it_to_another_takes_the_first_permit_back() -> None:
+def test_who_gives_it_to_another_has_other_numbers() -> None:
+    """What the first one goes on with is nobody's then."""
     case = Case()
     item, first = case.given()
     case.permits.give(item)
-    assert case.lending.handed_in == [first]
-    assert item.permit not in (None, first)
+    assert item.lent is not None
+    assert item.lent.following > first.last
 
 
-def test_it_goes_back_when_the_claim_is_over() -> None:
-    case = Case()
-    item, permit = case.given()
-    case.permits.left(item)
-    assert (case.lending.handed_in, case.lending.called_in, item.permit) == ([permit], [], None)
-
-
-def test_after_a_death_it_is_called_in_and_no_sooner_than_the_claim_is_over() -> None:
-    case = Case()
-    item, permit = case.given()
-    item.unsure = True
-    case.permits.take_back(item)
-    item.obituary = Obituary("FAILURE", "WorkerLostError", "")
-    case.permits.give(item)
-    assert item.permit is permit, "the one that the dead one had"
-    assert not case.lending.handed_in
-    assert not case.lending.called_in
-    case.permits.left(item)
-    assert (case.lending.handed_in, case.lending.called_in) == ([], [permit])
-
-
-def test_an_end_that_was_carried_out_is_taken_over() -> None:
-    case = Case()
-    item, permit = case.given()
-    assert case.permits.carried_out(item, b"") is None
-    assert case.lending.taken_over == [(item.delivery, b"")]
-    assert (case.lending.handed_in, item.permit) == ([permit], None)
-
-
-def test_what_was_claimed_with_it_keeps_the_permit() -> None:
+def test_the_consumer_hears_of_what_was_settled() -> None:
     case = Case()
     item, _ = case.given()
-    found = case.permits.carried_out(item, b"note")
-    assert found is not None
-    assert found[1] == Permit("list", -1, -2, -9)
-    assert not case.lending.handed_in
-    assert item.permit is None
+    assert case.permits.carried_out(item, None) is None
+    assert case.lending.told == [item.delivery]
 
 
-def test_of_what_is_not_known_any_more_the_claim_is_taken_over_all_the_same() -> None:
+def test_what_runs_next_has_the_claim_of_the_one_before() -> None:
     case = Case()
-    assert case.permits.carried_out(None, b"note") is not None
-    assert case.lending.taken_over == [(None, b"note")]
+    item, lent = case.given()
+    message = made().message
+    running = case.permits.carried_out(item, message)
+    assert running is not None
+    assert (running.seq, running.delivery.message, running.delivery.token) == (lent.following, message, "c-1")
+    assert running.delivery.key is item.delivery.key
+    assert running.delivery.advanced
+    assert running.lent == Lent("list", lent.following + 1, lent.last)
+    assert case.ledger.get(running.seq) is running
+    assert not case.lending.told
 
 
 def test_going_on_is_allowed_while_nothing_waits() -> None:
