@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kernel.call import Call
     from kernel.message import Publication
-    from kernel.plan import Plan
+    from kernel.plan import Ending, Plan
     from kernel.publish import Publisher
 
 _MEMBERS: Final = frozenset({"task_id", "group_id", "group_index", "reply_to", "chord"})
@@ -24,7 +24,7 @@ class Batch:
         self._publisher = publisher
         self._plans: dict[str, Plan] = {}
         # The chord of the last call, and how bodies end that bear it.
-        self._chord: tuple[Plan, Mapping[str, Any], bytes | None] | None = None
+        self._chord: tuple[Plan, Mapping[str, Any], Ending | None] | None = None
 
     def prepare(self, call: Call) -> Publication:
         """The message of one of the calls."""
@@ -35,14 +35,14 @@ class Batch:
             return self._publisher.prepare(call)
         options = call.options
         chord = options.get("chord")
-        ending = self._ending(plan, chord) if chord else b""
-        if ending is None:
+        ending = self._ending(plan, chord) if chord else None
+        if chord and ending is None:
             return self._publisher.prepare(call)
         lineage = self._publisher.lineage(call)
         place = options["group_id"], options["group_index"]
         return self._publisher.edited(plan.member(call.args, call.kwargs, lineage, place, ending))
 
-    def _ending(self, plan: Plan, chord: Mapping[str, Any]) -> bytes | None:
+    def _ending(self, plan: Plan, chord: Mapping[str, Any]) -> Ending | None:
         known = self._chord
         if known is None or known[0] is not plan or known[1] is not chord:
             known = self._chord = plan, chord, plan.ending(chord)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kernel.codecs import EMPTY_EMBED
 from kernel.config import version
-from kernel.errors import QueueNotFound
+from kernel.errors import EncodeError, QueueNotFound
 from kernel.message import Form, Message, Publication
 from kernel.options import CALL_DEFAULTS
 from kernel.routing.address import Address, layered
@@ -42,6 +42,14 @@ _PLAIN_DEFAULTS: Final = frozenset(
 )
 
 
+class Ending(NamedTuple):
+    """What follows the members of a chord, as the end of their bodies in place of `otherwise`."""
+
+    embed: Mapping[str, Any]
+    text: bytes
+    otherwise: bytes
+
+
 class Plan:
     """How a call of one task becomes a message: the task's own options over its route over the settings.
 
@@ -53,7 +61,6 @@ class Plan:
     __slots__ = (
         "_body",
         "_content_type",
-        "_empty",
         "_encoding",
         "_form",
         "_head",
@@ -116,7 +123,6 @@ class Plan:
         self.plain = self.addressed and not conf.task_inherit_parent_priority and options.keys() <= _PLAIN_DEFAULTS
         codec = codecs.serializer(options["serializer"])
         self._subclasses = codecs.takes_subclasses(options["serializer"])
-        self._empty: bytes | None = None
         self._body = codec.dumps
         self._content_type = codec.content_type
         self._encoding = codec.content_encoding
@@ -172,13 +178,17 @@ class Plan:
         kwargs: Mapping[str, Any],
         lineage: tuple[str, str, str | None],
         place: tuple[str, int],
-        ending: bytes,
+        ending: Ending | None,
     ) -> Publication:
-        """The message of a call that is a member of a group: the id of that, and its index. `ending` is empty or what
-        `ending` says. Raises `EncodeError`."""
-        body = self._body((args, kwargs if kwargs.__class__ is dict else dict(kwargs), EMPTY_EMBED))
-        if ending:
-            body = body[: -len(self._empty or b"")] + ending
+        """The message of a call that is a member of a group: the id of that, and its index. `ending` is that of its
+        chord, if there is one. Raises `EncodeError`."""
+        kwargs = kwargs if kwargs.__class__ is dict else dict(kwargs)
+        body = self._body((args, kwargs, EMPTY_EMBED))
+        if ending is not None:
+            if body.endswith(ending.otherwise):
+                body = body[: -len(ending.otherwise)] + ending.text
+            else:
+                body = self._body((args, kwargs, ending.embed))
         (task_id, root_id, parent_id), (group_id, index), depth = lineage, place, self.depth
         quoted = quote(task_id)
         headers = (
@@ -199,15 +209,16 @@ class Plan:
             )
         )
 
-    def ending(self, chord: Mapping[str, Any]) -> bytes | None:
-        """How the body of a member of this chord ends, in place of how that of a call ends that nothing follows; None
-        where bodies are no JSON, of which a part can be written by itself. Raises `EncodeError`."""
+    def ending(self, chord: Mapping[str, Any]) -> Ending | None:
+        """How bodies of members of this chord end; None where they are no JSON, of which a part can be written by
+        itself, and for a chord that cannot be written."""
         if self._content_type != "application/json" or not self._subclasses:
             return None
-        if self._empty is None:
-            empty, whole = self._body(EMPTY_EMBED) + b"]", self._body(((), {}, EMPTY_EMBED))
-            self._empty = empty if whole.endswith(empty) else b""
-        return self._body({**EMPTY_EMBED, "chord": chord}) + b"]" if self._empty else None
+        embed = {**EMPTY_EMBED, "chord": chord}
+        try:
+            return Ending(embed, self._body(embed) + b"]", self._body(EMPTY_EMBED) + b"]")
+        except EncodeError:
+            return None  # the error of a whole body says where in it
 
     def _addressed(self, message: Message) -> Publication:
         if self.address.exchange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel import group
+from kernel import errors, group
 from kernel.app import Kernel
 from kernel.batch import Batch
 from kernel.call import Call
@@ -117,6 +118,39 @@ def test_each_chord_of_a_batch_has_its_own_body(app: Kernel) -> None:
     found = [batch.prepare(Call("add", (1,), {}, {**PLACE, "chord": chord})) for chord in chords]
     sizes = [app.codecs.decode_body(item.message)[2]["chord"]["chord_size"] for item in found]
     assert sizes == [2, 5, 2]
+
+
+def test_a_chord_that_cannot_be_written_is_told_as_ever(app: Kernel) -> None:
+    call = Call("add", (1,), {}, {**PLACE, "chord": {**CHORD, "kwargs": {"bad": object()}}})
+    with pytest.raises(errors.EncodeError) as quick:
+        Batch(app.publisher).prepare(call)
+    with pytest.raises(errors.EncodeError) as long:
+        app.publisher.prepare(call)
+    assert str(quick.value) == str(long.value)
+
+
+class Odd:
+    """Writes JSON whose parts look otherwise where they stand alone."""
+
+    name, content_type, content_encoding, safe, takes_subclasses = "odd", "application/json", "utf-8", True, True
+
+    def dumps(self, value: Any) -> bytes:
+        return json.dumps(value, indent=1).encode()
+
+    def loads(self, data: bytes) -> Any:
+        return json.loads(data)
+
+
+def test_json_that_is_not_made_of_its_parts_is_written_whole() -> None:
+    class Finder:
+        @hookimpl
+        def kernel_find_codec(self, kind: str, name: str) -> Any:
+            return Odd() if name == "odd" else None
+
+    with Kernel("tests", broker="memory://", backend="memory://", plugins=[Finder()]) as app:
+        app.task(name="add", serializer="odd")(add)
+        quick, long = both(app, Call("add", (1,), {}, {**PLACE, "chord": CHORD}))
+        assert quick == long
 
 
 def test_plugins_edit_members() -> None:
