@@ -1,6 +1,5 @@
 """The parts of chords, under the keys and in the form that Celery keeps them in, so that the members of one chord may
-run in workers of both. The keys
-are told in `kernel_lib_redis.chords`.
+run in workers of both. The keys are told in `kernel_lib_redis.chords`.
 """
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final
 
 from kernel import errors
@@ -18,7 +18,7 @@ _PICKLE: Final = "application/x-python-serialize"
 _MSGPACK: Final = "application/x-msgpack"
 _YAML: Final = "application/x-yaml"
 # What is written as JSON is put in and cut out again as the text it is. The number is 1 with Celery.
-_HEAD: Final = re.compile(rb'\[([1-9]\d*), ("[^"\\]*"), "([^"\\]*)", ')
+_HEAD: Final = re.compile(rb'\[([1-9]\d*), "([^"\\]*)", "([^"\\]*)", ')
 _decode: Final = json.JSONDecoder().raw_decode
 
 
@@ -27,7 +27,7 @@ def encode(record: Record, codecs: ResultCodecs | None) -> bytes:
     kind = (record.content_type, record.content_encoding)
     text = _embedded(record.result) if kind == _JSON else None
     if text is not None:
-        return f"[{1 + record.attempt}, {json.dumps(record.id)}, {json.dumps(record.state)}, {text}]".encode()
+        return f"[{1 + record.attempt}, {quote(record.id)}, {quote(record.state)}, {text}]".encode()
     whole = [1 + record.attempt, record.id, record.state]
     if codecs is not None and record.content_type in (_PICKLE, _MSGPACK, _YAML):
         try:
@@ -44,7 +44,7 @@ def decode(raw: bytes, codecs: ResultCodecs | None) -> Record:
     head = _HEAD.match(raw)
     if head is not None and not raw.endswith(b"}]"):
         return Record(
-            id=json.loads(head[2]), state=head[3].decode(), result=raw[head.end() : -1], attempt=int(head[1]) - 1
+            id=head[2].decode(), state=head[3].decode(), result=raw[head.end() : -1], attempt=int(head[1]) - 1
         )
     kind = _JSON[0] if raw[:1] == b"[" else _type_of(raw)
     try:

@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final
 
 from kernel import states
@@ -28,6 +29,7 @@ _decode: Final = json.JSONDecoder().raw_decode
 _encode: Final = json.JSONEncoder().encode
 _EXTENDED: Final = ("name", "worker", "retries", "queue")
 _BYTES: Final = ("args", "kwargs")
+_NO_MORE: Final = (None,) * 7
 
 
 def encode(record: Record) -> bytes:
@@ -43,18 +45,29 @@ def encode(record: Record) -> bytes:
         result = "null"
     attempt = f'"kernel_attempt": {record.attempt}, ' if record.attempt else ""
     parts = [
-        f'{{"status": {_encode(record.state)}, {attempt}"result": {result}, "traceback": {_encode(record.traceback)}',
+        f'{{"status": {quote(record.state)}, {attempt}"result": {result}, "traceback": {_text(record.traceback)}',
         f'"children": {record.children or "null"}',
         f'"date_done": {_date(record)}',
     ]
-    for name in ("group_id", "parent_id"):
-        if (value := getattr(record, name)) is not None:
-            parts.append(f'"{name}": {_encode(value)}')
-    _extend(record, parts, hidden)
+    if record.group_id is not None:
+        parts.append(f'"group_id": {quote(record.group_id)}')
+    if record.parent_id is not None:
+        parts.append(f'"parent_id": {quote(record.parent_id)}')
+    if _more(record) != _NO_MORE:
+        _extend(record, parts, hidden)
     if hidden:
         parts.append(f'"kernel_content": {_encode(hidden)}')
-    parts.append(f'"task_id": {_encode(record.id)}}}')
+    parts.append(f'"task_id": {quote(record.id)}}}')
     return ", ".join(parts).encode("utf-8", "surrogatepass")
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else quote(value)
+
+
+def _more(record: Record) -> tuple[object, ...]:
+    """What is there of a record where results are extended."""
+    return record.name, record.worker, record.retries, record.queue, record.args, record.kwargs, record.stamps
 
 
 def _extend(record: Record, parts: list[str], hidden: dict[str, Any]) -> None:
