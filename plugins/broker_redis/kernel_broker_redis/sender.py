@@ -7,7 +7,7 @@ list that he does not watch by himself, a second round trip wakes him.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_lib_redis import Link, fault
@@ -79,7 +79,7 @@ class Sender:
                 link.send_parts(words)
             else:
                 link.send_packed(b"".join(words))
-            stored = _answer(link)
+            stored = _answer(link, link.receive_soon)
             woken = _consumers([_answer(link) for _ in where.asks])
             if woken:
                 self._wake(link, woken)
@@ -245,9 +245,9 @@ def _transacted(link: Link, count: int) -> list[Any]:
     return [why if isinstance(why, BaseException) else _Lost(f"an answer to EXEC that is none: {why!r:.80}")] * count
 
 
-def _answer(link: Link) -> Any:
+def _answer(link: Link, receive: Callable[[], Any] | None = None) -> Any:
     try:
-        return link.receive()
+        return (receive or link.receive)()
     except exceptions.ResponseError as exc:
         return link.refused(exc)
 

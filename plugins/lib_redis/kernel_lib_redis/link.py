@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -102,32 +102,34 @@ class Link:
 
     def receive(self, timeout: float | None = None) -> Any:
         """The next answer. Raises redis-py's `ResponseError` for one that is an error."""
+        return self._received(lambda: self._wire.receive(timeout))
+
+    def receive_soon(self) -> Any:
+        """`receive` of an answer that mostly comes at once."""
+        return self._received(self._wire.receive_soon)
+
+    def _received(self, receive: Callable[[], Any]) -> Any:
         try:
-            return self._wire.receive(timeout)
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as exc:
-            if isinstance(exc, exceptions.ResponseError):
-                raise
-            self.close()
-            raise fault(exc, self.shown) from exc
+            return receive()
         except exceptions.ResponseError:
             raise
-        except exceptions.RedisError as exc:
-            # What the server sent is no protocol: what follows cannot be trusted either.
+        except (exceptions.RedisError, OSError) as exc:
+            # What is no protocol, too: what follows cannot be trusted either.
             self.close()
             raise fault(exc, self.shown) from exc
 
     def drain(self) -> list[Any]:
-        """The answers that have come, errors among them, without waiting for more; for who asks `waiting` before, and
-        never calls `receive`."""
+        """The answers that have come, errors among them, where the connection is readable or something is `pending`:
+        without waiting for the rest."""
         try:
             return self._wire.drain()
         except (exceptions.RedisError, OSError) as exc:
             self.close()
             raise fault(exc, self.shown) from exc
 
-    def waiting(self) -> bool:
-        """Whether there is something for `drain`, or the connection was closed."""
-        return self.broken or self._wire.waiting()
+    def pending(self) -> bool:
+        """Whether something lies here of which the socket tells no more."""
+        return self._wire.pending()
 
     def readable(self) -> bool:
         """Whether something waits to be read, or the connection was closed."""

@@ -102,19 +102,18 @@ class Listener:
         if self._closed or link is None or link.broken:
             return []
         end = time.monotonic() + timeout
-        while not link.waiting():
+        while True:
             left = end - time.monotonic()
             state = self._wait(link, min(left, self._until_check()), beside)
-            if state == "woken" or (state == "quiet" and self._closed):
+            if state == "ready":
+                return self._receive(link)
+            if state == "woken" or self._closed:
                 return []
-            if state == "quiet" and self._is_silent(link):
+            if self._is_silent(link):
                 link.close()
                 return []
-            if state == "quiet" and time.monotonic() >= end:
+            if time.monotonic() >= end:
                 return []
-            if state == "ready":
-                break
-        return self._receive(link)
 
     @property
     def is_cut(self) -> bool:
@@ -130,9 +129,8 @@ class Listener:
     def _receive(self, link: Link) -> list[Event]:
         events: list[Event] = []
         try:
-            while not link.broken and link.waiting():
-                for reply in link.drain():
-                    self._take(reply, events)
+            for reply in link.drain():
+                self._take(reply, events)
         except errors.OperationalError:
             # It is found broken by who reads next.
             link.close()
@@ -161,6 +159,8 @@ class Listener:
 
     def _wait(self, link: Link, timeout: float, beside: Link | None) -> Literal["ready", "woken", "quiet"]:
         try:
+            if link.pending():
+                return "ready"
             here = link.fileno()
             poller = select.poll()
             poller.register(here, select.POLLIN)
