@@ -211,8 +211,8 @@ def nested_under_kills(project: Project, tally: Tally, seeds: int) -> None:
         assert found == [value(3, n) for n in range(4)]
 
 
-def redelivered_links(project: Project, tally: Tally, steps: list[int]) -> None:
-    """C6: the settlement of one step of a chain is lost; the tail runs once."""
+def redelivered_links(project: Project, tally: Tally, steps: list[int], *, at: str = "settle.before") -> None:
+    """C6: the settlement of one step of a chain is lost, by a kill `at` this moment; the tail runs once."""
     step = project.task("step")
     for lost in steps:
         name = f"l{lost}"
@@ -220,10 +220,10 @@ def redelivered_links(project: Project, tally: Tally, steps: list[int]) -> None:
         for number in range(1, 10):
             made |= step.s(f"{name}.{number}")
         result = made.delay()
-        point = {"KERNEL_FAILPOINTS": f"settle.before=kill@{lost + 1}"}
+        point = {"KERNEL_FAILPOINTS": f"{at}=kill@{lost + 1}"}
         worker = WorkerProcess(project, "-c", "1", environment=point)
         try:
-            wait_for(lambda w=worker: w.process.poll() is not None, 40)  # type: ignore[misc]
+            wait_for(lambda w=worker: w.process.poll() is not None or "was ended by SIGKILL" in w.log, 40)  # type: ignore[misc]
         finally:
             worker.signal_all(signal.SIGKILL)
             worker.process.wait(10)

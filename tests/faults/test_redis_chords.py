@@ -133,4 +133,5 @@ def test_nested_chords_while_lines_are_clogged(
 
 @pytest.mark.case("C6")
 def test_links_that_come_again(project: Project, tally: Tally, rounds: Rounds) -> None:
-    chords.redelivered_links(project, tally, [*range(10)][: rounds(1, 10)])
+    """The child carries the ends of links out by itself: it dies when the engine has not heard of it."""
+    chords.redelivered_links(project, tally, [*range(10)][: rounds(1, 10)], at="end.carried_out")
