@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 import sys
 from pathlib import Path
 
+from hatchling.build import build_wheel
 from workspace import ROOT, distributions
 
 
 def build(target: Path) -> list[Path]:
     """Replace our wheels in `target` by fresh ones; other files there are left alone."""
     members = distributions()
+    folder = str(target.resolve())
     for member in members:
         for old in target.glob(f"{member.name.replace('-', '_')}-*.whl"):
             old.unlink()
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    command += ["--disable-pip-version-check", "-w", str(target), *(str(member.folder) for member in members)]
-    subprocess.run(command, check=True, timeout=600)
+    for member in members:
+        # As pip does it, without a process and an environment for each of them.
+        with contextlib.chdir(member.folder):
+            build_wheel(folder)
     built = [next(iter(target.glob(f"{member.name.replace('-', '_')}-{member.version}-*.whl"))) for member in members]
     return sorted(built)
 
