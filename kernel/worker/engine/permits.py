@@ -16,7 +16,7 @@ from kernel.worker.executors import Executors
 
 _OUR_OWN: Final = "expiry"
 """The plugin whose admission what has no `expires` needs not."""
-_LINKS: Final = 256
+_LINKS: Final = 32
 """How many may follow one after the other under one claim: whoever gets its message again goes through all of them."""
 
 

@@ -26,7 +26,7 @@ _log = logging.getLogger("kernel.worker")
 _LARGE: Final = 64 * 1024
 """Bytes of a message from which on it takes the usual way, where none is in more hands than it must be."""
 _REST: Final = 5.0
-_YOUNG: Final = 60.0
+_YOUNG: Final = 10.0
 _LASTING: Final = 600.0
 """Seconds that a record must live, so that nobody runs again what a row has behind it."""
 
