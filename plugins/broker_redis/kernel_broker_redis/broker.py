@@ -15,7 +15,7 @@ from kernel.hooks import Finding
 from kernel.interfaces import broker as api
 from kernel.interfaces.setting import Setting
 from kernel.message import Message, Publication
-from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis import envelope, queue_scripts
 from kernel_broker_redis.consumer import RedisConsumer
 from kernel_broker_redis.layout import Layout
 from kernel_broker_redis.letters import Letters
@@ -87,9 +87,9 @@ class RedisBroker:
                 words += table, member
         # Twice does no harm.
         with suppress(ConnectionLost):
-            self._run(scripts.DECLARE, *words)
+            self._run(queue_scripts.DECLARE, *words)
             return
-        self._run(scripts.DECLARE, *words)
+        self._run(queue_scripts.DECLARE, *words)
 
     def bindings(self, exchange: str) -> Sequence[api.Bound]:
         """What is bound to an exchange by anyone, Celery's workers among them."""
@@ -124,7 +124,9 @@ class RedisBroker:
         return [self._stats(name) for name in sorted(set(names) or self._all_queues())]
 
     def _stats(self, name: str) -> api.QueueStats:
-        ready, delayed, claimed, dead, paused, consumers, sent, now = self._run(scripts.STATS, *self.layout.lists(name))
+        ready, delayed, claimed, dead, paused, consumers, sent, now = self._run(
+            queue_scripts.STATS, *self.layout.lists(name)
+        )
         return api.QueueStats(
             name,
             ready,
@@ -137,14 +139,14 @@ class RedisBroker:
         )
 
     def purge(self, queue: str) -> int:
-        return int(self._run(scripts.PURGE, *self.layout.lists(queue)))
+        return int(self._run(queue_scripts.PURGE, *self.layout.lists(queue)))
 
     def release(self, queue: str) -> api.Released:
         """Celery's workers and kombu's tools find everything in the queue's lists afterwards."""
         lists = self.layout.lists(*self.layout.check([queue]))
         claimed = delayed = 0
         while True:
-            owners, given_back, moved = self._run(scripts.PLAIN, _AT_ONCE, *lists)
+            owners, given_back, moved = self._run(queue_scripts.PLAIN, _AT_ONCE, *lists)
             claimed, delayed = claimed + given_back, delayed + moved
             if owners or moved < _AT_ONCE:
                 return api.Released(queue, delayed, claimed, owners)
@@ -166,10 +168,10 @@ class RedisBroker:
         return [envelope.decode(raw) for raw in raws[:limit]]
 
     def pause(self, queue: str) -> None:
-        self._run(scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 1)
+        self._run(queue_scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 1)
 
     def resume(self, queue: str) -> None:
-        self._run(scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 0)
+        self._run(queue_scripts.PAUSE, self.layout.queue(*self.layout.check([queue])), 0)
 
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> Sequence[api.DeadLetter]:
         return self._letters.newest(self._all_queues() if queue is None else [queue], limit)

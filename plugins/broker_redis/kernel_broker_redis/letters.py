@@ -9,7 +9,7 @@ from typing import Any
 from kernel_lib_redis import RedisServer
 
 from kernel.interfaces.broker import DeadLetter
-from kernel_broker_redis import envelope, scripts
+from kernel_broker_redis import envelope, queue_scripts
 from kernel_broker_redis.layout import Layout
 
 
@@ -69,7 +69,9 @@ class Letters:
             if message.content_type != envelope.UNREADABLE:
                 again = envelope.encode(message.replayed(), queue, priority=message.priority)
             target = layout.list_of(queue, message.priority), again
-        return int(self._server.script(scripts.EXHUME, layout.prefix, layout.sep, layout.queue(queue), name, *target))
+        return int(
+            self._server.script(queue_scripts.EXHUME, layout.prefix, layout.sep, layout.queue(queue), name, *target)
+        )
 
 
 def _letter(queue: str, name: bytes, raw: bytes, meta: bytes) -> DeadLetter:

@@ -1,25 +1,4 @@
-"""What the server does in one step, as Lua.
-
-A script that fails half-way keeps what it did, so everything that could fail comes before the first write, and a
-message that was popped is stored again in the very next command. Messages are moved as bytes: a script that decoded
-and encoded them would turn ``[]`` into ``{}`` and round numbers.
-
-`ARGV[1]` is the prefix of all keys, `ARGV[2]` the separator between a queue and its step. A *list* is the full key of
-one priority step of a queue. Beside each lie, as ``kernel:{<list>}:<what>``:
-
-    held:<consumer>     hash   number of the claim -> message
-    marks:<consumer>    hash   number of the claim -> "<starts>,<1 when its start was recorded>", of seen messages
-    seen                hash   digest of a waiting message that was claimed before -> starts
-    delayed             zset   head of 25 characters + message, by milliseconds
-    n                   a counter that orders what is delayed
-    dead, dead:meta     hash   letter -> message; letter -> "<starts>\\n<milliseconds>\\n<JSON>"
-    dead:order          zset   letters in the order in which they came
-    idle                set    consumers that wait for the queue (beside its first list)
-    idle:first          set    the same, of those that see by themselves what is pushed into its first list
-    aside:<consumer>    list   what was moved there while the consumer waited, until its next claim
-
-``kernel:epoch`` is made by the first lease and never changed: where it is another, the server has forgotten everything.
-"""
+"""What the server does in one step for a consumer: claims, leases, and ends. See `lua` for where everything lies."""
 
 from __future__ import annotations
 
@@ -27,122 +6,7 @@ from typing import Final
 
 from kernel_lib_redis import Script, chords, records
 
-_COMMON: Final = r"""
-local P, SEP = ARGV[1], ARGV[2]
-local clock = redis.call('TIME')
-local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local CONSUMERS = P .. 'kernel:consumers'
-
-local function own(list, what) return P .. 'kernel:{' .. list .. '}:' .. what end
-local function consumer_key(cid) return P .. 'kernel:consumer:' .. cid end
-
-local function queue_of(list)
-  local at = string.find(list, SEP, 1, true)
-  return at and string.sub(list, 1, at - 1) or list
-end
-
--- Wake a few of those who wait: one may be dead, or have found something else to do. Those who stand at the first list
--- see by themselves what is pushed there.
-local function notify(list, count, pushed)
-  for _, set in ipairs(pushed and list == queue_of(list) and { 'idle' } or { 'idle', 'idle:first' }) do
-    for _, cid in ipairs(redis.call('SPOP', own(queue_of(list), set), math.min(count + 2, 32))) do
-      redis.call('PUBLISH', P .. 'kernel:wake:' .. cid, '1')
-    end
-  end
-end
-
--- Put a message back in front, remembering that it was claimed before.
-local function return_to(list, raw, starts)
-  redis.call('RPUSH', list, raw)
-  redis.call('HSET', own(list, 'seen'), redis.sha1hex(raw), starts)
-end
-
-local function defer(list, raw, due, starts, seen)
-  local number = redis.call('INCR', own(list, 'n'))
-  redis.call('ZADD', own(list, 'delayed'), due, string.format('%016x%08x%d', number, starts, seen) .. raw)
-end
-
-local function starts_of(mark)
-  local starts, begun = string.match(mark or '', '^(%d+),(%d)$')
-  return tonumber(starts or 0), tonumber(begun or 0)
-end
-
--- Put back what was moved aside for a consumer: nobody has seen it.
-local function put_back(list, cid)
-  local aside = own(list, 'aside:' .. cid)
-  -- A full server moves nothing, but takes what comes after a deletion.
-  local raw = redis.call('LPOP', aside)
-  while raw do
-    redis.call('RPUSH', list, raw)
-    raw = redis.call('LPOP', aside)
-  end
-end
-
--- Give back what a consumer holds of a list: all, or what it claimed above a number up to another. With `keep`,
--- starts that were recorded and never ended count.
-local function give_back(list, cid, keep, above, last)
-  local held, marks = own(list, 'held:' .. cid), own(list, 'marks:' .. cid)
-  local found = redis.call('HGETALL', held)
-  if #found == 0 then return 0 end
-  local mark, raws, numbers = {}, {}, {}
-  local pairs_of_marks = redis.call('HGETALL', marks)
-  for i = 1, #pairs_of_marks, 2 do mark[pairs_of_marks[i]] = pairs_of_marks[i + 1] end
-  for i = 1, #found, 2 do
-    local number = tonumber(found[i])
-    if not above or (number > above and number <= last) then
-      numbers[#numbers + 1] = number
-      raws[number] = { found[i], found[i + 1] }
-    end
-  end
-  table.sort(numbers, function(a, b) return a > b end)
-  for _, number in ipairs(numbers) do
-    local field, raw = raws[number][1], raws[number][2]
-    local starts, begun = starts_of(mark[field])
-    return_to(list, raw, starts + (keep and begun or 0))
-    redis.call('HDEL', held, field)
-    redis.call('HDEL', marks, field)
-  end
-  if #numbers > 0 then notify(list, #numbers) end
-  return #numbers
-end
-
--- End a lease, and with it all claims of its consumer.
-local function release(cid, keep)
-  local key = consumer_key(cid)
-  for _, list in ipairs(redis.call('SMEMBERS', key .. ':lists')) do
-    give_back(list, cid, keep, nil)
-    put_back(list, cid)
-    redis.call('SREM', own(queue_of(list), 'idle'), cid)
-    redis.call('SREM', own(queue_of(list), 'idle:first'), cid)
-  end
-  redis.call('DEL', key, key .. ':lists')
-  redis.call('ZREM', CONSUMERS, cid)
-end
-
--- What this server has called itself since it last began with nothing.
-local function epoch(cid)
-  redis.call('SET', P .. 'kernel:epoch', cid .. ':' .. clock[1] .. '.' .. clock[2], 'NX')
-  return redis.call('GET', P .. 'kernel:epoch')
-end
-
--- Answers 2 when the server has forgotten everything since it called itself `known`, and 1 otherwise.
-local function register(cid, owner, lease, floor, known, first)
-  local key = consumer_key(cid)
-  redis.call('HSET', key, 'owner', owner, 'floor', floor)
-  for i = first, #ARGV do
-    redis.call('SADD', key .. ':lists', ARGV[i])
-    redis.call('SADD', P .. 'kernel:queues', queue_of(ARGV[i]))
-  end
-  redis.call('ZADD', CONSUMERS, NOW + lease, cid)
-  return epoch(cid) ~= known and known ~= '' and 2 or 1
-end
-"""
-
-_DESPITE: Final = """
--- A server that is full refuses what takes memory, until a script has written: what is here must be settled, returned
--- and claimed all the same, for only that makes room.
-redis.call('DEL', P .. 'kernel:none')
-"""
+from kernel_broker_redis.lua import COMMON, DESPITE
 
 _MOMENT: Final = r"""
 -- An ISO 8601 moment with its offset in Unix milliseconds; 0 for anything else, which is for the worker to judge.
@@ -189,8 +53,8 @@ end
 # left (the consumer is then among the idle, and told of what comes), whether the list at which we wait may be waited
 # at; then for each message the index of its list, its starts (-1: never seen), and itself.
 CLAIM: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + _MOMENT
     + r"""
 local cid, lease, base = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -345,7 +209,7 @@ return out
 
 # ARGV: prefix, sep, consumer; then for each list its key, a count, and so many numbers of claims.
 ACK: Final = Script(
-    _COMMON
+    COMMON
     + r"""
 local out, i = {}, 4
 while ARGV[i] do
@@ -402,8 +266,8 @@ end
 
 # ARGV: prefix, sep, consumer; then of each claim the words of `settle`.
 END: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + _SETTLE
     + r"""
 local out = {}
@@ -418,8 +282,8 @@ return out
 # Answers for each 0 when the claim is not there; 1 when it is settled; 2 when it stands, since a chord is complete with
 # it, and 3 when it stands since the member had ended before.
 FINISH: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + _SETTLE
     + records.KEEP
     + chords.BRING
@@ -484,8 +348,8 @@ return out
 # claim; then the words of records.
 # Answers 0 when the claim is not there; 2, and does nothing, when something else waits; 1 when the records are stored.
 ADVANCE: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + records.KEEP
     + r"""
 local behind = 6 + tonumber(ARGV[5])
@@ -505,8 +369,8 @@ return 1
 
 # ARGV: prefix, sep, consumer; then of each claim its list, number, and the message that it is to be of.
 EXCHANGE: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + r"""
 for i = 4, #ARGV, 3 do
   local held = own(ARGV[i], 'held:' .. ARGV[3])
@@ -519,31 +383,11 @@ return 1
 """
 )
 
-# ARGV: prefix, sep, list; then moments (ms) and messages in turn.
-DELAY: Final = Script(
-    _COMMON
-    + r"""
-for i = 4, #ARGV, 2 do defer(ARGV[3], ARGV[i + 1], tonumber(ARGV[i]), 0, 0) end
-notify(ARGV[3], 1)
-return (#ARGV - 3) / 2
-"""
-)
-
-# ARGV: prefix, sep; then keys and members of sets in turn.
-DECLARE: Final = Script(
-    _COMMON
-    + _DESPITE
-    + r"""
-for i = 3, #ARGV, 2 do redis.call('SADD', ARGV[i], ARGV[i + 1]) end
-return 1
-"""
-)
-
 # ARGV: prefix, sep, consumer, owner, lease, number of the last claim, the epoch that we know, lists.
 # Answers 0 if the lease held, 1 if it had run out, 2 if all was forgotten; and the epoch.
 RENEW: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + r"""
 local cid, lease = ARGV[3], tonumber(ARGV[5])
 local deadline = tonumber(redis.call('ZSCORE', CONSUMERS, cid) or -1)
@@ -560,8 +404,8 @@ return { how, epoch(cid) }
 # ARGV: prefix, sep, consumer; then of each claim its list, number, starts (-1: never seen) and message.
 # For a server that forgot them. Answers 0, and does nothing, when it has forgotten the consumer again.
 RESTORE: Final = Script(
-    _COMMON
-    + _DESPITE
+    COMMON
+    + DESPITE
     + r"""
 if not redis.call('ZSCORE', CONSUMERS, ARGV[3]) then return 0 end
 for i = 4, #ARGV, 4 do
@@ -576,7 +420,7 @@ return 1
 
 # ARGV: prefix, sep, consumer, lists. Answers the numbers of the claims that are held, list by list.
 HELD: Final = Script(
-    _COMMON
+    COMMON
     + r"""
 local out = {}
 for i = 4, #ARGV do out[i - 3] = redis.call('HKEYS', own(ARGV[i], 'held:' .. ARGV[3])) end
@@ -585,104 +429,4 @@ return out
 )
 
 # ARGV: prefix, sep, consumer.
-RELEASE: Final = Script(_COMMON + _DESPITE + "release(ARGV[3], false)\nreturn 1\n")
-
-# ARGV: prefix, sep, lists of one queue.
-STATS: Final = Script(
-    _COMMON
-    + r"""
-local queue = ARGV[3]
-local ready, delayed, claimed, oldest, takers = 0, 0, 0, '', {}
-for _, cid in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
-  if redis.call('SISMEMBER', consumer_key(cid) .. ':lists', queue) == 1 then takers[#takers + 1] = cid end
-end
-for i = 3, #ARGV do
-  local list = ARGV[i]
-  local waiting, later = own(list, 'delayed'), 0
-  later = redis.call('ZCOUNT', waiting, '(' .. NOW, '+inf')
-  ready = ready + redis.call('LLEN', list) + redis.call('ZCARD', waiting) - later
-  delayed = delayed + later
-  for _, cid in ipairs(takers) do
-    claimed = claimed + redis.call('HLEN', own(list, 'held:' .. cid)) + redis.call('LLEN', own(list, 'aside:' .. cid))
-  end
-  local first = redis.call('LINDEX', list, -1)
-  local sent = first and string.match(first, '.*"kernel_sent": ([%d.]+)')
-  if sent and (oldest == '' or tonumber(sent) < tonumber(oldest)) then oldest = sent end
-end
-return { ready, delayed, claimed, redis.call('ZCARD', own(queue, 'dead:order')),
-  redis.call('SISMEMBER', P .. 'kernel:paused', queue), #takers, oldest, NOW }
-"""
-)
-
-# ARGV: prefix, sep, how many to move at most, lists of one queue.
-# Answers how many consumers of the queue live, and if none does, how many claimed and how many delayed messages of it
-# wait in its lists from now on.
-PLAIN: Final = Script(
-    _COMMON
-    + r"""
-local queue, limit, owners, claimed, delayed = ARGV[4], tonumber(ARGV[3]), 0, 0, 0
-for _, cid in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
-  if redis.call('SISMEMBER', consumer_key(cid) .. ':lists', queue) == 1 then
-    if tonumber(redis.call('ZSCORE', CONSUMERS, cid)) > NOW then
-      owners = owners + 1
-    else
-      for i = 4, #ARGV do claimed = claimed + redis.call('HLEN', own(ARGV[i], 'held:' .. cid)) end
-      release(cid, true)
-    end
-  end
-end
-if owners > 0 then return { owners, claimed, 0 } end
-for i = 4, #ARGV do
-  local list = ARGV[i]
-  -- The earliest first, behind all that waits already.
-  for _, member in ipairs(redis.call('ZRANGE', own(list, 'delayed'), 0, limit - delayed - 1)) do
-    redis.call('LPUSH', list, string.sub(member, 26))
-    redis.call('ZREM', own(list, 'delayed'), member)
-    delayed = delayed + 1
-  end
-  redis.call('UNLINK', own(list, 'seen'))
-  if delayed >= limit then break end
-end
-return { 0, claimed, delayed }
-"""
-)
-
-# ARGV: prefix, sep, lists of one queue.
-PURGE: Final = Script(
-    _COMMON
-    + r"""
-local count = 0
-for i = 3, #ARGV do
-  local list = ARGV[i]
-  count = count + redis.call('LLEN', list) + redis.call('ZCARD', own(list, 'delayed'))
-  redis.call('UNLINK', list, own(list, 'delayed'), own(list, 'seen'))
-end
-return count
-"""
-)
-
-# ARGV: prefix, sep, queue, 1 to pause and 0 to go on.
-PAUSE: Final = Script(
-    _COMMON
-    + r"""
-redis.call('SADD', P .. 'kernel:queues', ARGV[3])
-if ARGV[4] == '1' then return redis.call('SADD', P .. 'kernel:paused', ARGV[3]) end
-notify(ARGV[3], 32)
-return redis.call('SREM', P .. 'kernel:paused', ARGV[3])
-"""
-)
-
-# ARGV: prefix, sep, queue, letter, list and message it becomes (or two empty words).
-EXHUME: Final = Script(
-    _COMMON
-    + r"""
-if redis.call('HDEL', own(ARGV[3], 'dead'), ARGV[4]) == 0 then return 0 end
-redis.call('HDEL', own(ARGV[3], 'dead:meta'), ARGV[4])
-redis.call('ZREM', own(ARGV[3], 'dead:order'), ARGV[4])
-if ARGV[5] ~= '' then
-  redis.call('LPUSH', ARGV[5], ARGV[6])
-  notify(ARGV[5], 1)
-end
-return 1
-"""
-)
+RELEASE: Final = Script(COMMON + DESPITE + "release(ARGV[3], false)\nreturn 1\n")

@@ -15,7 +15,7 @@ from redis import exceptions
 
 from kernel import errors
 from kernel.interfaces import broker as api
-from kernel_broker_redis import scripts
+from kernel_broker_redis import queue_scripts
 from kernel_broker_redis.envelope import Writer, has_eta
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Sender:
     def _delay(self, link: Link, calls: Sequence[_Call]) -> list[Any]:
         batches = [[self._layout.prefix, self._layout.sep, call.where.key, *call.words] for call in calls]
         try:
-            return link.scripts(scripts.DELAY, batches)
+            return link.scripts(queue_scripts.DELAY, batches)
         except errors.OperationalError as exc:
             return [_Lost(str(exc))] * len(calls)
 
