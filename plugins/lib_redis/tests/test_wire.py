@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -49,14 +51,17 @@ def test_a_reply_that_is_looked_for_comes_whenever_it_comes() -> None:
             assert wire.receive_soon() == number
         for number in range(20):
             # Later than anybody looks, and in two parts.
-            parts = (b":%d" % number, b"\r\n+next\r\n")
-            timers = [threading.Timer(0.005 * at, theirs.sendall, [part]) for at, part in enumerate(parts, 1)]
-            for timer in timers:
-                timer.start()
+            sender = threading.Thread(target=send_late, args=(theirs, (b":%d" % number, b"\r\n+next\r\n")))
+            sender.start()
             assert wire.receive_soon() == number
             assert wire.receive_soon() == b"next"
-            for timer in timers:
-                timer.join()
+            sender.join(20)
+
+
+def send_late(sock: socket.socket, parts: Sequence[bytes]) -> None:
+    for part in parts:
+        time.sleep(0.005)
+        sock.sendall(part)
 
 
 def test_a_connection_that_ends_while_it_is_looked_at_is_told() -> None:
