@@ -57,6 +57,11 @@ def connect_fault(exc: BaseException, shown: str) -> errors.KernelError:
         return exc
     text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
     if isinstance(exc, amqp_exceptions.AccessRefused):
+        if "mechanism EXTERNAL" in text:
+            return errors.ImproperlyConfigured(
+                f"{shown} refused the login by certificate ({text}); name one as certfile and keyfile in "
+                "broker_use_ssl that the server knows as a user of its own"
+            )
         return errors.ImproperlyConfigured(
             f"{shown} refused the login ({text}); write amqp://user:password@host:5672/vhost with the right ones"
         )

@@ -44,6 +44,36 @@ def connect(url: str, **tls: Any) -> bool:
         return wire is not None
 
 
+def test_a_certificate_is_the_login(secured: Secured) -> None:
+    server, known = secured.server, {"ca_certs": str(secured.certificates.authority), **own(secured.certificates)}
+    plugins = server.folder / "plugins"
+    plugins.write_text("[rabbitmq_auth_mechanism_ssl].")
+    if not server.evaluate(f'rabbit_plugins:ensure("{plugins}")').startswith("{ok,"):
+        pytest.skip("this RabbitMQ is installed without its plugin rabbitmq_auth_mechanism_ssl")
+    for name, value in (("auth_mechanisms", "['PLAIN', 'EXTERNAL']"), ("ssl_cert_login_from", "common_name")):
+        assert server.evaluate(f"application:set_env(rabbit, {name}, {value})") == "ok"
+    broker = broker_server(
+        BrokerConfig(
+            url=secured.url.replace("guest:guest@", ""),
+            timeout=5.0,
+            settings={"broker_use_ssl": known, "broker_login_method": "EXTERNAL"},
+        )
+    )
+    with pytest.raises(errors.ImproperlyConfigured, match=r"refused the login by certificate.*certfile"):
+        broker.connect()
+    # The name in the certificate.
+    user = '<<"localhost">>'
+    server.evaluate(f'rabbit_auth_backend_internal:add_user({user}, <<"unused">>, <<"tests">>)')
+    server.evaluate(
+        f'rabbit_auth_backend_internal:set_permissions({user}, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)'
+    )
+    with contextlib.closing(broker.connect()):
+        users = server.evaluate(
+            "[rabbit_networking:connection_info(P, [user, auth_mechanism]) || P <- rabbit_networking:connections()]"
+        )
+    assert users == '[[{user,<<"localhost">>},{auth_mechanism,<<"EXTERNAL">>}]]'
+
+
 def own(made: Certificates) -> dict[str, str]:
     return {"certfile": str(made.certificate), "keyfile": str(made.key)}
 
