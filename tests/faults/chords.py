@@ -211,8 +211,8 @@ def nested_under_kills(project: Project, tally: Tally, seeds: int) -> None:
         assert found == [value(3, n) for n in range(4)]
 
 
-def redelivered_links(project: Project, tally: Tally, steps: list[int], *, at: str = "settle.before") -> None:
-    """C6: the settlement of one step of a chain is lost, by a kill `at` this moment; the tail runs once."""
+def redelivered_links(project: Project, tally: Tally, steps: list[int], *, at: str) -> None:
+    """C6: one step of a chain is settled, and a kill `at` this moment loses the answer; the tail runs once."""
     step = project.task("step")
     for lost in steps:
         name = f"l{lost}"

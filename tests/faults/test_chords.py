@@ -51,4 +51,4 @@ def test_nested_chords_while_children_die(lasting: Project, tally: Tally, rounds
 
 @pytest.mark.case("C6")
 def test_links_that_come_again(lasting: Project, tally: Tally, rounds: Rounds) -> None:
-    chords.redelivered_links(lasting, tally, [*range(10)][: rounds(1, 10)])
+    chords.redelivered_links(lasting, tally, [*range(10)][: rounds(1, 10)], at="settle.sent")
