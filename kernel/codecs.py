@@ -266,6 +266,8 @@ def _triple(value: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise errors.InvalidTaskError(f"the body is a {_kind(value)}; [args, kwargs, embed] is needed")
     args, kwargs, embed = value
+    if args.__class__ is list and kwargs.__class__ is embed.__class__ is dict and not kwargs and embed == EMPTY_EMBED:
+        return args, kwargs, embed  # most of them
     if args is None:
         args = []
     if kwargs is None:

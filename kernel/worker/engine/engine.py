@@ -410,21 +410,27 @@ class Engine:
 
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
         settled: dict[str, list[tuple[Item, Settlement]]] = {}
+        ledger, runtimes = self._ledger, []
         for seq, runtime in ends:
-            item = self._ledger.get(seq)
+            item = ledger.get(seq)
             if item is None or item.place is not Place.SENT:
                 continue  # as above
             if not item.joined:
-                self.processed += 1
                 item.state = state
-                if task:
-                    self._pace.note(task, runtime)
+                runtimes.append(runtime)
             if item.acked:
                 self._leave(item)
                 continue
-            self._ledger.move(item, Place.SETTLING)
+            ledger.move(item, Place.SETTLING)
             delivery = item.delivery
-            settled.setdefault(delivery.queue, []).append((item, Settlement(delivery, Verdict.ACK)))
+            pair = item, Settlement(delivery, Verdict.ACK)
+            if delivery.queue in settled:
+                settled[delivery.queue].append(pair)
+            else:
+                settled[delivery.queue] = [pair]
+        self.processed += len(runtimes)
+        if task:
+            self._pace.note(task, *runtimes)
         for queue, pairs in settled.items():
             self.pump.settle_all(queue, pairs)
 
@@ -489,7 +495,8 @@ class Engine:
 
     def _on_settled(self, item: Item, settlement: Settlement, outcome: Settled) -> None:
         preparing = item.place is Place.PREPARING  # acknowledged early, still to run
-        self._dispatcher.joins.end(len(settlement.parts))
+        if settlement.parts:
+            self._dispatcher.joins.end(len(settlement.parts))
         if outcome in (Settled.JOINED, Settled.STANDING):
             self._follow(item, again=outcome is Settled.STANDING)
             return

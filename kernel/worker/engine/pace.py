@@ -12,7 +12,8 @@ _OVERHEAD: Final = 60e-6
 _ALPHA: Final = 0.01
 _MIN_SAMPLES: Final = 50
 _LONG_SHARE: Final = 0.005
-_LEAST_WEIGHT: Final = 0.02
+_SETTLED_IN: Final = 50
+_LEAST_WEIGHT: Final = 1 / _SETTLED_IN
 _AHEAD_SECONDS: Final = 0.03
 _SETTLED_SECONDS: Final = 0.02
 _SENT_SECONDS: Final = 0.003
@@ -43,16 +44,24 @@ class Pace:
             self._rate = self._counted / passed
             self._counted, self._since = 0, now
 
-    def note(self, name: str, runtime: float) -> None:
-        """A task of that name took `runtime` seconds."""
-        samples = self._samples[name] = self._samples.get(name, 0) + 1
-        long = self._long.get(name, 0.0)
-        self._long[name] = long + _ALPHA * ((1.0 if runtime > _LONG_SECONDS else 0.0) - long)
-        # A slow start must not last: the first values weigh more.
-        mean = self._means.get(name, 0.0)
-        self._means[name] = mean + max(_LEAST_WEIGHT, 1.0 / samples) * (runtime - mean)
-        mean_of_all = runtime if self._mean is None else self._mean
-        self._mean = mean_of_all + max(_LEAST_WEIGHT, 1.0 / (samples + 1)) * (runtime - mean_of_all)
+    def note(self, name: str, *runtimes: float) -> None:
+        """Tasks of that name took so many seconds each."""
+        if not runtimes:
+            return
+        samples, long, mean = self._samples.get(name, 0), self._long.get(name, 0.0), self._means.get(name, 0.0)
+        mean_of_all = runtimes[0] if self._mean is None else self._mean
+        for runtime in runtimes:
+            samples += 1
+            long += _ALPHA * ((1.0 if runtime > _LONG_SECONDS else 0.0) - long)
+            # A slow start must not last: the first values weigh more.
+            if samples < _SETTLED_IN:
+                mean += (runtime - mean) / samples
+                mean_of_all += (runtime - mean_of_all) / (samples + 1)
+            else:
+                mean += _LEAST_WEIGHT * (runtime - mean)
+                mean_of_all += _LEAST_WEIGHT * (runtime - mean_of_all)
+        self._samples[name], self._long[name], self._means[name] = samples, long, mean
+        self._mean = mean_of_all
 
     def is_short(self, name: str) -> bool:
         """Whether tasks of that name take less than a millisecond on average, and nearly none is long: one in the last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 HEAD: Final = 5
@@ -17,10 +17,11 @@ def is_claim(lists: int) -> Callable[[Any], bool]:
             return False
         indexes, starts, raws = reply[HEAD::3], reply[HEAD + 1 :: 3], reply[HEAD + 2 :: 3]
         return (
-            all(type(word) is int for word in reply[:HEAD])
-            and all(type(index) is int and 0 <= index < lists for index in indexes)
-            and all(type(count) is int for count in starts)
-            and all(type(raw) is bytes for raw in raws)
+            _are(int, reply[:HEAD])
+            and _are(int, indexes)
+            and (not indexes or (min(indexes) >= 0 and max(indexes) < lists))
+            and _are(int, starts)
+            and _are(bytes, raws)
         )
 
     return fits
@@ -33,10 +34,15 @@ def is_outcomes(count: int, most: int = 1) -> Callable[[Any], bool]:
         return (
             isinstance(reply, list)
             and len(reply) == count
-            and all(type(word) is int and 0 <= word <= most for word in reply)
+            and _are(int, reply)
+            and (not reply or (min(reply) >= 0 and max(reply) <= most))
         )
 
     return fits
+
+
+def _are(kind: type, words: Sequence[Any]) -> bool:
+    return {*map(type, words)} <= {kind}
 
 
 def is_lease(reply: Any) -> bool:

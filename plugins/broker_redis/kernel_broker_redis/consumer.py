@@ -329,7 +329,7 @@ class RedisConsumer:
                 token = settlements[at].delivery.token
                 found[at] = _OUTCOMES[done[at] or int(token in self._unsure)]
                 self._unsure.discard(token)
-                if found[at] in (Settled.DONE, Settled.STALE):
+                if not done[at]:
                     self._note(settlements[at])
         return found
 
@@ -376,7 +376,9 @@ class RedisConsumer:
         words: list[object] = []
         for key, members in groups.items():
             words += [key, len(members), *(settlements[at].delivery.key[1] for at in members)]
-        replies = self._run(scripts.ACK, *words, fits=answers.is_outcomes(len(indexes)))
+        replies: list[int] = self._run(scripts.ACK, *words, fits=answers.is_outcomes(len(indexes)))
+        if len(groups) == 1:
+            return replies
         order = [at for members in groups.values() for at in members]
         done = dict(zip(order, replies, strict=True))
         return [done[at] for at in indexes]
