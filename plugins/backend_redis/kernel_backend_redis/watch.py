@@ -36,13 +36,18 @@ class RedisWatch(Mailbox):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__()
+        # The lock itself is entered without a moment in which a signal's handler could leave it locked.
+        self._guard = threading.RLock()
+        self.changed = threading.Condition(self._guard)
         self._hub = hub
+        self._waits_in = 0
         # State, attempt and check sum of what was last told of each id.
         self._told: dict[str, tuple[str, int, int] | None] = {}
         self._called = False
 
     def wait(self, timeout: float) -> Sequence[Record]:
         end = time.monotonic() + timeout
+        self._waits_in = threading.get_ident()
         records = self._taken()
         try:
             while records is None:
@@ -65,7 +70,7 @@ class RedisWatch(Mailbox):
 
     def _taken(self) -> list[Record] | None:
         """What was put in; None where waiting is to go on."""
-        with self.changed:
+        with self._guard:
             if not (self._news or self._woken or self.closed):
                 return None
             self._woken = False
@@ -129,6 +134,9 @@ class RedisWatch(Mailbox):
             if not self.shut():
                 return
             ids = [*self._told]
+        if self._waits_in == threading.get_ident():
+            # A handler may have raised when it was about to hand the reading over.
+            self._hub.leaves_reading(self)
         self._hub.ring(self)
         self._hub.discard(self, ids)
         self._hub.leave(self)
@@ -158,6 +166,8 @@ class Hub:
         """When somebody last stopped reading, or began to wait."""
         self._rests = False
         """Whether the thread sleeps until it is told."""
+        self._is_excused = False
+        """Whether the connection was given up here, and did not break."""
 
     def watch(self) -> RedisWatch:
         watch = RedisWatch(self)
@@ -253,6 +263,7 @@ class Hub:
         except BaseException:
             # Handlers of signals may raise anything anywhere. What was read and not handed out comes once more.
             listener.cut()
+            self._is_excused = True
             raise
 
     def leaves_reading(self, watch: RedisWatch) -> None:
@@ -295,7 +306,8 @@ class Hub:
             begins, cut, failed = time.monotonic(), listener.is_cut, False
             try:
                 self._tell(listener.read(_LISTEN_SECONDS))
-                failed = cut and begins < made + _SOON
+                failed = cut and begins < made + _SOON and not self._is_excused
+                self._is_excused = False
             except errors.KernelError as exc:
                 _log.warning("waiting for results, but %s", exc)
                 failed = True
