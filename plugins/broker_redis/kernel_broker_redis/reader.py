@@ -1,7 +1,7 @@
 """Envelopes that are alike, read faster: those of one queue differ in a few texts, and in little else.
 
 What lies between these texts is compared with what lay there in an earlier envelope, in one match of a regular
-expression. That takes a fifth of the time that it takes to read the JSON, for the worker and for its child.
+expression. That takes a third of the time that it takes to read the JSON, and a child, too, is given the values alone.
 """
 
 from __future__ import annotations

@@ -126,6 +126,14 @@ def test_each_message_has_lists_of_its_own() -> None:
     assert third.properties["priority"] == 0
 
 
+def test_it_can_be_put_back() -> None:
+    """A server that has forgotten what it held is given it again."""
+    second = {**HEADERS, "id": "b2", "argsrepr": '("é",)'}
+    message = check([enveloped(HEADERS, PROPERTIES), enveloped(second, PROPERTIES, b"[[2], {}, {}]")])[1]
+    assert isinstance(message, ShapedMessage)
+    assert_alike(envelope.decode(envelope.encode(message, "celery", priority=message.priority)), message)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
