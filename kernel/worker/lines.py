@@ -79,7 +79,8 @@ class LineHandler(logging.Handler):
             return False
         if len(filters) != 1 or filters[0].__class__ is not ProcessName:
             return False
-        fields = {"created": time.time(), "levelname": "INFO", "name": TRACE, "processName": filters[0].name}
+        level = logging.getLevelName(logging.INFO)  # which may have been given another name
+        fields = {"created": time.time(), "levelname": level, "name": TRACE, "processName": filters[0].name}
         try:
             line = formatter.plain(text, fields)
             if line is None:
