@@ -181,11 +181,15 @@ class AmqpConsumer:
         self._demand(line, limit, max_bytes)
         taken = self._hand_out(line, limit, max_bytes)
         left = end - time.monotonic()
-        if taken or left <= 0 or self._woken.is_set():
-            self._woken.clear()
-            return taken
-        self._dispatch(line, line.wire.read(left))
-        return None
+        if not taken and left > 0 and not self._woken.is_set():
+            found = line.wire.read(left)
+            self._dispatch(line, found)
+            # Whoever waited for it has it at once: what else there is to do can be done while it runs.
+            taken = self._hand_out(line, limit, max_bytes) if found and not self._is_closed else []
+            if not taken:
+                return None
+        self._woken.clear()
+        return taken
 
     def _demand(self, line: Line, limit: int, max_bytes: int) -> None:
         """Let each queue send what is asked for. Credit grows as it is asked for, and shrinks when nobody takes it."""
