@@ -151,15 +151,15 @@ class FaultTable:
         for line in self.lines(whole=self._target is not None):
             terminalreporter.line(line)
         if self._target is not None:
-            write(self._target, [*self.heads(), "", *self.lines()])
+            write(self._target, [self.head(), "", *self.lines()])
             terminalreporter.line(f"written to {self._target}")
 
-    def heads(self) -> list[str]:
+    def head(self) -> str:
         """When it was, and with what: a paragraph for each combination."""
         days: dict[str, set[str]] = {}
         for run in self._runs.values():
             days.setdefault(", ".join(run.parts), set()).add(run.day)
-        return [f"{' and '.join(sorted(each))}, {parts}.\n" for parts, each in days.items()]
+        return "\n\n".join(f"{' and '.join(sorted(each))}, {parts}." for parts, each in days.items())
 
     def lines(self, *, whole: bool = True) -> list[str]:
         """As Markdown; `whole` with the cases that nobody tried."""
