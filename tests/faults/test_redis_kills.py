@@ -242,7 +242,13 @@ def test_every_arrow_of_an_end(tmp_path: Path, server: RedisProcess, tally: Tall
 
 @pytest.mark.case("A1")
 @pytest.mark.parametrize(
-    "point", ["task.decided=kill@1", "end.carried_out=kill@1", "settle.before=kill@1", "settle.sent=kill@1"]
+    "point",
+    [
+        pytest.param("task.decided=kill@1", marks=pytest.mark.thorough),
+        "end.carried_out=kill@1",
+        "settle.before=kill@1",
+        "settle.sent=kill@1",
+    ],
 )
 def test_ends_in_one_step_die_whole(
     tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, point: str
