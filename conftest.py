@@ -30,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     with contextlib.suppress(ValueError):  # in a thread: somebody runs pytest inside of a program
         # Ended by its limit, a run still takes its workers and servers along, which have sessions of their own.
         signal.signal(signal.SIGTERM, interrupt)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            # Begun by `nohup`: workers would take that over, and some tests hang up on theirs.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
