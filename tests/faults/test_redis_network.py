@@ -36,9 +36,8 @@ def descriptors(pid: int) -> int:
 @pytest.mark.case("F12")
 @pytest.mark.parametrize("results", [True, False], ids=["with results", "without results"])
 def test_connections_flap(tmp_path: Path, server: RedisProcess, tally: Tally, rounds: Rounds, results: bool) -> None:
-    """The lease outlasts the test: nothing comes back by its end, and whoever stalls loses nothing to another."""
     with (
-        redis_project(tmp_path, server, results=results, worker_lease=60.0) as project,
+        redis_project(tmp_path, server, results=results) as project,
         Proxy("127.0.0.1", server.port) as proxy,
         through(project, server.url, proxy, "-c", "2", "-l", "WARNING") as worker,
     ):

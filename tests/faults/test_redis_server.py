@@ -263,7 +263,7 @@ def test_errors_that_last(tmp_path: Path, server: RedisProcess, tally: Tally, ro
             # Whose lease was lost meanwhile runs again what has an end that could not be stored.
             again = may_run_again(project, {each.key for each in project.notes()} | {*keys})
             proxy.heal()
-            judge(project, keys, tally, within=SOON, again=again)
+            judge(project, keys, tally, within=SOON, again=min(again, 10))
             judge(project, send(project, 100, first=1000 * number + 500), tally, within=SOON)
             assert worker.process.poll() is None, worker.log
             tally.runs += 1
