@@ -141,13 +141,15 @@ class ChordPart:
     """The terminal record of member `index`, from 0, of a chord of `size` members; what is kept of it is id, state,
     attempt, and the result with its kind. Backends with `foreign_chords` are
     given some of an unknown size, which is 0, and index, which is -1, too. Of one that was `added` meanwhile
-    (`Growing.grow_chord`) the index is `size` or more."""
+    (`Growing.grow_chord`) the index is `size` or more. `again`: it may have been brought before, by a
+    process that is gone, and what that had begun there is not over: nobody else sees to it."""
 
     chord_id: str
     size: int
     index: int
     record: Record
     added: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

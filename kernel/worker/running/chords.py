@@ -8,7 +8,6 @@ from here.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kernel.worker")
 
 _STORED_TOGETHER: Final = 500
-_LOOKS: Final = 200
-_LOOK_PAUSE: Final = 0.02
 
 
 class Chords:
@@ -107,22 +104,11 @@ class Chords:
             return [_is_own(guard, outcome) for guard, outcome in zip(guards, outcomes, strict=True)]
         # Where records go to the caller none stands that would say. A chord of one says who was its first part.
         claims = [
-            ChordPart(f"{guard.id}.broken", 1, 0, Record(id=guard.parent_id or "", state=guard.state))
+            ChordPart(f"{guard.id}.broken", 1, 0, Record(id=guard.parent_id or "", state=guard.state), again=True)
             for guard in guards
         ]
-        first: dict[int, str] = {}
-        for _ in range(_LOOKS):
-            left = [at for at in range(len(claims)) if at not in first]
-            if not left:
-                break
-            found = self._steps.insist(
-                lambda left=left: backend.chord_parts([claims[at] for at in left]),  # type: ignore[misc]
-                for_ever,
-            )
-            first.update({at: state.parts[0].id for at, state in zip(left, found, strict=True) if state.parts})
-            if len(first) < len(claims):
-                time.sleep(_LOOK_PAUSE)  # somebody else looks at the same moment
-        return [first.get(at) == guard.parent_id for at, guard in enumerate(guards)]
+        found = self._steps.insist(lambda: backend.chord_parts(claims), for_ever)
+        return [state.parts[0].id == guard.parent_id for guard, state in zip(guards, found, strict=True)]
 
     def _store(self, found: Sequence[Followed], for_ever: bool) -> None:
         records = [record for followed in found for record in followed.records]

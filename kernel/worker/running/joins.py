@@ -63,7 +63,7 @@ def joining(life: Life, record: Record, *, again: bool) -> Join | None:
         attempt=record.attempt,
     )
     return Join(
-        ChordPart(request.group, size, index, part, added),
+        ChordPart(request.group, size, index, part, added, again),
         partial(_completed, life, request.chord, again),
         partial(_not_published, life, request.chord, again),
         here=life.assignment.joined,

@@ -125,6 +125,9 @@ class RpcBackend:
             api.check_part(part)
         return self._joins.add(batch)
 
+    def grow_chord(self, chord_id: str, size: int, index: int) -> None:
+        self._joins.grow(chord_id, index)
+
     def begin_body(self, chord_id: str, copy: str, *, number: int | None = None) -> bool:
         return self._joins.begin(chord_id, copy, number)
 

@@ -1,9 +1,13 @@
 """The parts of chords, in a queue of each chord on the broker's own server.
 
 Whoever brings a part publishes it there, confirmed, and is told how many there are. Whoever finds enough of them takes
-all, alone: a queue that is exclusive to its connection is the lock, which ends with it. What came twice is dropped.
-With a part of each member it puts a note there who completed the chord, and all of it back, so that the same member may
-do so again. Who finds it locked has nothing to do: whoever holds the lock looks again after it has let go.
+all, alone, as the one consumer that the queue may have, and puts all back: the server does both in one step, also for a
+connection that ends. What came twice is dropped. With a part of each member a note goes along who completed the chord,
+so that the same member may do so again. A member that adds another one leaves a note of that before its own part is
+there. What lies in the queue is read in its order, and comes to the same whoever reads it (`Gathered`).
+
+Who finds somebody else at it has nothing to do: that one looks again after it has let go. Only a member that may have
+been here before waits: what holds the parts may be left of its own earlier run, and will not look again.
 
 Which copy of a body began first is an exchange that nothing is ever sent through: the server makes one of a name once,
 and refuses to make it again with another alternate exchange, whose name is that of the copy. It is bound to the queue
@@ -12,40 +16,38 @@ of the chord, and goes with it.
 
 from __future__ import annotations
 
-import base64
-import json
 import struct
 import threading
-from collections.abc import Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kernel_lib_amqp import AmqpServer, Wire, frames, properties
 from kernel_lib_amqp.channel import Channel, bind_queue, declare_exchange, look_at_queue, purge_queue
 from kernel_lib_amqp.faults import ChannelClosed
 
 from kernel import errors
-from kernel.interfaces.backend import ChordPart, ChordState, Record
+from kernel.interfaces.backend import ChordPart, ChordState
+from kernel_backend_rpc import gathered
+from kernel_backend_rpc.gathered import Gathered
 
+_REFUSED: Final = 403
 _NOT_FOUND: Final = 404
-_LOCKED: Final = 405
 _UNEQUAL: Final = 406
-_TOGETHER: Final = 500
+_IN_USE: Final = "exclusive use"
+_TAG: Final = "parts"
+_IDLE: Final = 1.0
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.25
+_REMEMBERED: Final = 1000
 _EMPTY_TABLE: Final = b"\0\0\0\0"
-_DONE: Final = b'{"done": true}'
 _ALTERNATE: Final = "alternate-exchange"
 _tag = struct.Struct(">Q").unpack_from
 
-
-@dataclass(slots=True)
-class _Taken:
-    """What was in the queue: parts by member, who completed the chord, and whether its body ran."""
-
-    parts: dict[int, Record] = field(default_factory=dict)
-    last: int | None = None
-    done: bool = False
+_T = TypeVar("_T")
 
 
 class Joins:
@@ -55,13 +57,18 @@ class Joins:
     def __init__(self, server: AmqpServer, *, timeout: float, lifetime: float | None) -> None:
         self._server = server
         self._timeout = timeout
-        self._arguments: dict[str, Any] = {}
+        # Queues of other types do not know a consumer that is the only one.
+        self._arguments: dict[str, Any] = {"x-queue-type": "classic"}
         if lifetime is not None:
             self._arguments["x-expires"] = max(1, round(lifetime * 1000))
         self._lock = threading.Lock()
         self._wire: Wire | None = None
         self._channel: Channel | None = None
         self._sent = 0
+        # How many members of a chord's are known to be added: until there are so many more, nobody need look.
+        self._added: OrderedDict[str, int] = OrderedDict()
+        # Queues whose parts a connection of this process took, and was lost before it had put them back.
+        self._left: set[str] = set()
 
     def add(self, batch: Sequence[ChordPart]) -> list[ChordState]:
         """Raises `OperationalError`; then some parts may be there, which changes nothing when they come again."""
@@ -71,13 +78,17 @@ class Joins:
         found: dict[int, ChordState] = {}
         for chord_id, where in places.items():
             parts = [batch[at] for at in where]
-            found.update(zip(where, self._insist(partial(self._add, chord_id, parts)), strict=True))
+            found.update(zip(where, self._add(_queue(chord_id), parts), strict=True))
         return [found[at] for at in range(len(batch))]
+
+    def grow(self, chord_id: str, index: int) -> None:
+        """As `Growing.grow_chord`. Raises `OperationalError`."""
+        self._insist(partial(self._bring, _queue(chord_id), [gathered.added(index)]))
 
     def begin(self, chord_id: str, copy: str, number: int | None) -> bool:
         """As `Backend.begin_body`, which is told whether the copy was the first by the server's own metadata: as
         durable as its queues and exchanges are. Raises `OperationalError`."""
-        return bool(self._insist(partial(self._begin, _queue(chord_id), copy, number)))
+        return self._insist(partial(self._begin, _queue(chord_id), copy, number))
 
     def close(self) -> None:
         with self._lock:
@@ -85,60 +96,99 @@ class Joins:
 
     # --- one chord ------------------------------------------------------------------------------------------
 
-    def _add(self, chord_id: str, parts: Sequence[ChordPart]) -> list[ChordState]:
-        queue, size = _queue(chord_id), parts[0].size
-        self._declare(queue)
-        self._publish(queue, [_written(part) for part in parts])
-        while (count := self._count(queue)) >= size:
-            if not self._hold(queue):
-                break
-            try:
-                taken = self._take(queue, count)
-                if taken.done:
-                    return [ChordState(False, size, size) for _ in parts]
-                if len(taken.parts) == size:
-                    return self._complete(queue, parts, taken)
-            finally:
-                self._let_go(queue)
-        return [ChordState(False, min(count, size - 1), size) for _ in parts]
+    def _add(self, queue: str, parts: Sequence[ChordPart]) -> list[ChordState]:
+        self._insist(partial(self._bring, queue, [gathered.part(part) for part in parts]))
+        deadline, pause = time.monotonic() + self._timeout, _FIRST_PAUSE
+        while (found := self._insist(partial(self._look, queue, parts))) is None:
+            if time.monotonic() > deadline:
+                raise errors.OperationalError(
+                    f"another connection to {self._server.shown} has had the parts in {queue} for {self._timeout:g} s: "
+                    "they come back when it has looked at them, or when the server notices that it is gone"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return found
 
-    def _complete(self, queue: str, parts: Sequence[ChordPart], taken: _Taken) -> list[ChordState]:
-        size = len(taken.parts)
-        if taken.last is None:
-            taken.last = parts[-1].index
-            self._publish(queue, [json.dumps({"last": taken.last}).encode()])
-        records = [taken.parts[index] for index in range(size)]
+    def _bring(self, queue: str, bodies: Sequence[bytes]) -> None:
+        self._declare(queue)
+        self._publish(queue, bodies)
+
+    def _look(self, queue: str, parts: Sequence[ChordPart]) -> list[ChordState] | None:
+        """None for somebody else at it, whom these have to wait for."""
+        size, least = parts[0].size, 0
+        while True:
+            waiting, holders = self._state(queue)
+            added = self._added.get(queue, 0)
+            # A part and a note of each that was added.
+            if not holders and waiting < max(least, size + 2 * added):
+                self._left.discard(queue)
+                arrived, size = min(max(0, waiting - added), size + added - 1), size + added
+                return [ChordState(False, arrived, size) for _ in parts]
+            if holders or not self._hold(queue):
+                waits = queue in self._left or any(part.again for part in parts)
+                return None if waits else [ChordState(False, 0, size + added) for _ in parts]
+            found, kept = self._take(queue, size, waiting)
+            states = self._states(queue, parts, found)
+            self._put_back(queue)
+            if states is not None:
+                return states
+            # What is there is known to be too little.
+            least = kept + 1
+
+    def _states(self, queue: str, parts: Sequence[ChordPart], found: Gathered) -> list[ChordState] | None:
+        """None for a chord that is not complete."""
+        if found.done:
+            return [ChordState(False, found.size, found.size) for _ in parts]
+        if found.added:
+            self._remember(queue, found.added)
+        if not found.complete:
+            return None
+        if found.last is None:
+            found.last = parts[-1].index
+            self._publish(queue, [gathered.last(found.last)])
+        size, records = found.size + found.added, found.records
         return [
-            ChordState(True, size, size, records) if part.index == taken.last else ChordState(False, size, size)
+            ChordState(True, size, size, records) if part.index == found.last else ChordState(False, size, size)
             for part in parts
         ]
 
-    def _take(self, queue: str, count: int) -> _Taken:
-        """All that is in the queue, which it goes back to, without what is there twice."""
+    def _remember(self, queue: str, added: int) -> None:
+        self._added[queue] = added
+        self._added.move_to_end(queue)
+        while len(self._added) > _REMEMBERED:
+            self._added.popitem(last=False)
+
+    def _take(self, queue: str, size: int, waiting: int) -> tuple[Gathered, int]:
+        """All that is in the queue, without what changes nothing, and how much that is. It is to be put back."""
+        channel, found, kept = self._open(), Gathered(size), 0
+        for tag, body in self._receive(queue, waiting):
+            if found.take(body):
+                kept += 1
+            else:
+                channel.ack(tag)
+        return found, kept
+
+    def _receive(self, queue: str, waiting: int) -> list[tuple[int, bytes]]:
+        """Tags and bodies of all messages that are there, of which so many were waiting."""
         channel = self._open()
-        taken, twice = _Taken(), []
-        while count > 0:
-            got = channel.get_many(queue, min(count, _TOGETHER))
-            for message in got:
-                found = json.loads(message.body)
-                index = found.get("index")
-                if "done" in found:
-                    taken.done = True
-                elif "last" in found:
-                    taken.last = found["last"]
-                elif index in taken.parts:
-                    twice.append(message.tag)
-                else:
-                    taken.parts[index] = _read(found)
-            count = self._count(queue) if got else 0
-        for tag in twice:
-            channel.ack(tag)
-        # What a channel has not acknowledged goes back when it closes.
-        channel.close()
-        channel.reopen()
-        channel.confirm_select()
-        self._sent = 0
-        return taken
+        found: list[tuple[int, bytes]] = []
+
+        def read(seconds: float) -> bool:
+            came = channel.wire.read(seconds)
+            for _, method, args, _, body in came:
+                if method == frames.BASIC_DELIVER:
+                    found.append((_tag(args, 1 + args[0])[0], body))
+            return bool(came)
+
+        while len(found) < waiting and read(_IDLE):
+            pass  # all of them may take longer than an answer is given
+        while True:
+            left, _ = self._state(queue)
+            # It is answered when all that the queue had given to the channel was sent.
+            channel.qos(0)
+            read(0.0)
+            if not left:
+                return found
 
     def _begin(self, queue: str, copy: str, number: int | None) -> bool:
         name = f"{queue}.{number or 0}"
@@ -161,7 +211,7 @@ class Joins:
             self._declare(queue)
             self._open().call_all(calls)
         if number is None:
-            self._publish(queue, [_DONE])
+            self._publish(queue, [gathered.DONE])
         return True
 
     # --- on the server --------------------------------------------------------------------------------------
@@ -175,23 +225,31 @@ class Joins:
                 raise
             self._drop()
 
-    def _count(self, queue: str) -> int:
-        return self._open().declare_queue(queue, passive=True)[1]
+    def _state(self, queue: str) -> tuple[int, int]:
+        """How many messages wait, and how many connections take them."""
+        _, waiting, holders = self._open().declare_queue(queue, passive=True)
+        return waiting, holders
 
     def _hold(self, queue: str) -> bool:
-        """Be the only one who takes parts of this chord; False where somebody is."""
+        """Take the parts of this chord, if nobody else does."""
         try:
-            self._open().declare_queue(_lock_of(queue), durable=False, exclusive=True, auto_delete=True)
+            self._open().consume(queue, _TAG, exclusive=True)
         except ChannelClosed as exc:
-            if exc.code != _LOCKED:
+            if exc.code != _REFUSED or _IN_USE not in str(exc):
                 raise
             self._drop()
             return False
+        self._left.add(queue)
         return True
 
-    def _let_go(self, queue: str) -> None:
-        if self._channel is not None:
-            self._channel.delete_queue(_lock_of(queue))
+    def _put_back(self, queue: str) -> None:
+        """What a channel has not acknowledged goes back when it closes, and with it goes its consumer."""
+        channel = self._open()
+        channel.close()
+        channel.reopen()
+        channel.confirm_select()
+        self._sent = 0
+        self._left.discard(queue)
 
     def _publish(self, queue: str, bodies: Sequence[bytes]) -> None:
         channel = self._open()
@@ -227,7 +285,7 @@ class Joins:
             self._wire, self._channel, self._sent = wire, channel, 0
         return self._channel
 
-    def _insist(self, step: Any) -> Any:
+    def _insist(self, step: Callable[[], _T]) -> _T:
         """An idle connection may be found broken only now; nothing is changed by doing it twice."""
         with self._lock:
             try:
@@ -235,7 +293,7 @@ class Joins:
             except errors.OperationalError:
                 return self._whole(step)
 
-    def _whole(self, step: Any) -> Any:
+    def _whole(self, step: Callable[[], _T]) -> _T:
         try:
             return step()
         except BaseException:
@@ -252,33 +310,3 @@ class Joins:
 
 def _queue(chord_id: str) -> str:
     return f"kernel.chord.{chord_id}"
-
-
-def _lock_of(queue: str) -> str:
-    return f"{queue}.lock"
-
-
-def _written(part: ChordPart) -> bytes:
-    record = part.record
-    return json.dumps(
-        {
-            "index": part.index,
-            "id": record.id,
-            "state": record.state,
-            "attempt": record.attempt,
-            "type": record.content_type,
-            "encoding": record.content_encoding,
-            "result": base64.b64encode(record.result).decode(),
-        }
-    ).encode()
-
-
-def _read(found: dict[str, Any]) -> Record:
-    return Record(
-        id=found["id"],
-        state=found["state"],
-        attempt=found["attempt"],
-        content_type=found["type"],
-        content_encoding=found["encoding"],
-        result=base64.b64decode(found["result"]),
-    )
