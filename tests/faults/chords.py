@@ -112,7 +112,7 @@ def settle(project: Project, within: float) -> None:
 # --- the cases ----------------------------------------------------------------------------------------------------
 
 
-def frozen_members(project: Project, tally: Tally, rounds: int) -> None:
+def frozen_members(project: Project, tally: Tally, rounds: int, *, kept: bool = True) -> None:
     """C1: the owner of two members is frozen for longer than its lease, and wakes when others have run them."""
     for number in range(rounds):
         name = f"c{number}"
@@ -125,7 +125,7 @@ def frozen_members(project: Project, tally: Tally, rounds: int) -> None:
             wait_for(lambda: sum(each.claimed + each.ready for each in project.app.broker.stats()) == 2, 20)
             first.signal_all(signal.SIGSTOP)
             with WorkerProcess(project, "-c", "2"):
-                judge_chord(project, name, result, 10, tally, within=40)
+                judge_chord(project, name, result, 10, tally, within=40, kept=kept)
                 first.signal_all(signal.SIGCONT)
                 wait_for(lambda w=first: "lease" in w.log, 20, lambda w=first: w.log)  # type: ignore[misc]
                 wait_for(lambda name=name: project.counts("BEGIN")[f"{name}.9"] >= 2, 20)  # type: ignore[misc]
