@@ -49,6 +49,7 @@ class Shape:
         "header_names",
         "id_at",
         "packed",
+        "places",
         "property_names",
         "task_at",
     )
@@ -65,6 +66,8 @@ class Shape:
         self.property_names = tuple(property_names)
         self._headers = {name: None if name in self.header_names else value for name, value in headers.items()}
         self._properties = {name: None if name in self.property_names else value for name, value in properties.items()}
+        self.places = {name: at for at, name in enumerate(self.header_names)}
+        """Where the value of a header is that differs."""
         self.id_at, self.task_at = self.header_names.index("id"), self.header_names.index("task")
         self.packed = marshal.dumps((self._headers, self.header_names, self._properties, self.property_names))
         self.copies = _copies(self._headers)
@@ -141,9 +144,11 @@ class ShapedMessage(Message):
         return self._headers
 
     def header(self, name: str) -> Any:
-        if self._headers is None and name not in self.shape.header_names:
-            return self.shape.common.get(name)
-        return self.headers.get(name)
+        if self._headers is not None:
+            return self._headers.get(name)
+        shape = self.shape
+        at = shape.places.get(name)
+        return shape.common.get(name) if at is None else self.values[at]
 
     @property
     def id(self) -> str:

@@ -23,7 +23,7 @@ class Expiry:
     @hookimpl
     def kernel_task_admit(self, delivery: Delivery) -> Admission | None:
         """Skip what has expired, as REVOKED with the reason ``expired``; keep what names no point in time."""
-        expires = delivery.message.headers.get("expires")
+        expires = delivery.message.header("expires")
         if expires is None:
             return None
         try:

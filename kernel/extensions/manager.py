@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal, Protocol
@@ -267,7 +267,12 @@ class Extensions:
     def observe(self, bound: Bound | None, *arguments: Any) -> None:
         """Call a hot observing hook. An error of one plugin is counted and logged, and the next one is called."""
         if bound is not None:
-            self._watch.observe(bound, arguments)
+            self._watch.observe(bound, (arguments,))
+
+    def observe_all(self, bound: Bound | None, calls: Iterable[tuple[Any, ...]]) -> None:
+        """`observe` several times, with these arguments."""
+        if bound is not None:
+            self._watch.observe(bound, calls)
 
     # --- watching them --------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -40,19 +40,21 @@ class HookWatch:
         """How often a plugin failed in an observing hook, by plugin and hook."""
         return dict(self._counts)
 
-    def observe(self, bound: Bound, arguments: tuple[Any, ...]) -> None:
-        """Call all; an error of one is counted and logged, and the next one is called."""
-        running, thread, hook = self._running, threading.get_ident(), bound.hook
+    def observe(self, bound: Bound, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Call all, with the arguments of each call; an error of one is counted and logged, and the next one is
+        called."""
+        running, thread, hook, now = self._running, threading.get_ident(), bound.hook, time.monotonic
         before = running.get(thread)
         try:
-            for plugin, function in bound:
-                running[thread] = (plugin, hook, time.monotonic())
-                try:
-                    function(*arguments)
-                except errors.SoftTimeLimitExceeded:
-                    raise  # meant for the task that this thread serves, wherever it was at that moment
-                except Exception as exc:
-                    self._count(plugin, hook, exc)
+            for arguments in calls:
+                for plugin, function in bound:
+                    running[thread] = (plugin, hook, now())
+                    try:
+                        function(*arguments)
+                    except errors.SoftTimeLimitExceeded:
+                        raise  # meant for the task that this thread serves, wherever it was at that moment
+                    except Exception as exc:
+                        self._count(plugin, hook, exc)
         finally:
             _restore(running, thread, before)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,10 +49,8 @@ class Item:
         "place",
         "revoked",
         "sent_alone",
-        "sent_at",
         "seq",
         "soft",
-        "state",
         "unsure",
         "vanished",
     )
@@ -64,7 +62,6 @@ class Item:
         self.name = name
         self.place = Place.WAITING
         self.epoch = 0
-        self.sent_at = 0.0
         self.sent_alone = False
         self.soft: float | None = None
         self.hard: float | None = None
@@ -81,7 +78,6 @@ class Item:
         self.lent: Lent | None = None
         self.unsure = False
         """He has tried to settle it, and may have done it."""
-        self.state = ""
         self.revoked = False
         self.alone = False
         """Not to be sent together with others: that has failed."""
@@ -123,20 +119,26 @@ class ReadyQueue:
 
     def free(self, id: str) -> None:
         """A message with this id has left: the turn of its oldest copy here has come."""
-        waiting = self._copies.get(id)
+        waiting = self._copies.get(id) if self._copies else None
         if waiting is not None:
             self.add_front(waiting.popleft())
             if not waiting:
                 del self._copies[id]
 
     def add(self, item: Item) -> None:
-        self._queues.setdefault(item.delivery.queue, deque()).append(item)
+        self._line(item.delivery.queue).append(item)
         self._length += 1
+
+    def _line(self, name: str) -> deque[Item]:
+        line = self._queues.get(name)
+        if line is None:
+            line = self._queues[name] = deque()
+        return line
 
     def add_front(self, item: Item) -> None:
         """Back to where it came from: next of its queue, and its queue next."""
         name = item.delivery.queue
-        self._queues.setdefault(name, deque()).appendleft(item)
+        self._line(name).appendleft(item)
         self._queues.move_to_end(name, last=False)
         self._length += 1
 
@@ -153,6 +155,26 @@ class ReadyQueue:
                     del self._queues[name]
                 return item
         return None
+
+    def pop_more(self, fits: Callable[[Item], bool], limit: int) -> list[Item]:
+        """Up to so many, each as `pop` gives the next one."""
+        found: list[Item] = []
+        while len(found) < limit and self._queues:
+            if len(self._queues) > 1:
+                item = self.pop(fits)
+                if item is None:
+                    break
+                found.append(item)
+                continue
+            ((name, line),) = self._queues.items()
+            before = len(found)
+            while line and len(found) < limit and fits(line[0]):
+                found.append(line.popleft())
+            self._length -= len(found) - before
+            if line:
+                break
+            del self._queues[name]
+        return found
 
     def remove(self, item: Item) -> bool:
         """Take out an item; False when it is not here."""
@@ -219,6 +241,14 @@ class Ledger:
         self.bytes += delivery.size
         return item
 
+    def enter_all(self, deliveries: Sequence[Delivery]) -> list[Item]:
+        """The same for several, in their order."""
+        first = self.reserve(len(deliveries))
+        items = [Item(seq, delivery) for seq, delivery in enumerate(deliveries, first)]
+        self._items.update(zip(range(first, first + len(items)), items, strict=True))
+        self.bytes += sum([delivery.size for delivery in deliveries])
+        return items
+
     def name(self, item: Item) -> bool:
         """Its id is known now; whether another one has it, too."""
         count = self._ids.get(item.id, 0)
@@ -228,12 +258,35 @@ class Ledger:
     def get(self, seq: int) -> Item | None:
         return self._items.get(seq)
 
+    def send(self, items: Sequence[Item]) -> None:
+        """They are out; they were not before."""
+        for item in items:
+            item.place = Place.SENT
+            if item.sent_alone:
+                self.sent_alone += 1
+        self.sent += len(items)
+
     def move(self, item: Item, place: Place) -> None:
         if item.place is Place.SENT:
             self._count(item, -1)
         if place is Place.SENT:
             self._count(item, 1)
         item.place = place
+
+    def end(self, ends: Iterable[tuple[int, float]]) -> list[tuple[Item, float]]:
+        """Numbers of what is said to have ended, with the runtime of each: the items of those that are out, which are
+        settled from now on. Others were taken back."""
+        found: list[tuple[Item, float]] = []
+        get, settling, out = self._items.get, Place.SETTLING, Place.SENT
+        for seq, runtime in ends:
+            item = get(seq)
+            if item is not None and item.place is out:
+                item.place = settling
+                found.append((item, runtime))
+                if item.sent_alone:
+                    self.sent_alone -= 1
+        self.sent -= len(found)
+        return found
 
     def _count(self, item: Item, change: int) -> None:
         self.sent += change
@@ -247,12 +300,16 @@ class Ledger:
         item.seq = self._next
         self._items[item.seq] = item
 
-    def leave(self, item: Item) -> None:
-        if self._items.pop(item.seq, None) is not None:
+    def leave(self, *items: Item) -> None:
+        """They are nobody's here any more. For one that has left already, nothing happens."""
+        held, ids = self._items, self._ids
+        for item in items:
+            if held.pop(item.seq, None) is None:
+                continue
             self.bytes -= item.delivery.size
-            count = self._ids.pop(item.id, 0)
+            count = ids.pop(item.id, 0)
             if count > 1:
-                self._ids[item.id] = count - 1
+                ids[item.id] = count - 1
             if item.place is Place.SENT:
                 self._count(item, -1)
 

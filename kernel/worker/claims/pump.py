@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,7 +46,8 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class WasSettled:
-    pairs: Sequence[tuple[Item, Settlement, Settled]]
+    pairs: Sequence[tuple[Item, Settlement]]
+    outcomes: Sequence[Settled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +119,12 @@ class Pump:
 
     # the loop's side ----------------------------------------------------------------------------------------
 
-    def settle(self, item: Item, settlement: Settlement) -> None:
-        self._settlements.add(item.delivery.queue, (item, settlement))
-        self._busy_queues[item.delivery.queue] = time.monotonic()
-        self.kick()
-
-    def settle_all(self, queue: str, pairs: Sequence[tuple[Item, Settlement]]) -> None:
-        """The same for several of one queue."""
-        self._settlements.extend(queue, pairs)
-        self._busy_queues[queue] = time.monotonic()
+    def settle(self, pairs: Mapping[str, Sequence[tuple[Item, Settlement]]]) -> None:
+        """Settle these, of each queue, in their order."""
+        now = time.monotonic()
+        for queue, of_queue in pairs.items():
+            self._settlements.extend(queue, of_queue)
+            self._busy_queues[queue] = now
         self.kick()
 
     def begin(self, item: Item) -> None:
@@ -286,7 +284,7 @@ class Pump:
             self._failpoints.hit("settle.sent")
             if Settled.JOINED in outcomes:
                 self._failpoints.hit("settle.joined")
-        self._post(WasSettled([(*pair, outcome) for pair, outcome in zip(batch, outcomes, strict=True)]))
+        self._post(WasSettled(batch, outcomes))
 
     def _settle(self, batch: Sequence[tuple[Item, Settlement]]) -> Sequence[Settled]:
         """Settle all of them; one that the driver cannot take must not keep the others from it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from kernel import errors, states
@@ -18,6 +19,14 @@ from kernel.worker.engine.intake import Intake
 _log = logging.getLogger("kernel.worker")
 
 _REASON_CHARS: Final = 2000
+_OUR_OWN: Final = "expiry"
+"""The plugin that has nothing to say of what has no `expires`."""
+
+
+def is_judged(extensions: Extensions) -> bool:
+    """Whether any plugin but our own has a say in what may run."""
+    hooks = extensions.hot.kernel_task_admit
+    return hooks is not None and any(name != _OUR_OWN for name, _ in hooks)
 
 
 class Admission:
@@ -33,17 +42,27 @@ class Admission:
 
     def decide(self, item: Item) -> Fate | None:
         """Fill the item from its headers and say what becomes of it; None when it is to run. Never raises."""
-        try:
+        return self.decide_all([item])[0]
+
+    def decide_all(self, items: Sequence[Item]) -> list[Fate | None]:
+        """The same for several that were claimed together."""
+        received = self._extensions.hot.kernel_message_received
+        fates: list[Fate | None] = []
+        readable: list[Item] = []
+        for item in items:
             try:
-                self._intake.read(item)
-                early = self._intake.early(item)
+                fates.append(self._read(item))
+                readable.append(item)
             except (errors.InvalidTaskError, errors.NotRegistered) as exc:
-                return self._invalid(item, exc)
-            return self._read(item, early)
-        except Exception as exc:
-            _log.exception("a message of queue %r is kept as a dead letter", item.delivery.queue)
-            reason = f"it cannot be admitted: {type(exc).__name__}: {exc}"
-            return Fate(verdict=Verdict.DEAD, reason=reason[:_REASON_CHARS])
+                fates.append(self._invalid(item, exc))
+            except Exception as exc:
+                fates.append(self._defect(item, exc))
+        self._extensions.observe_all(received, [(item.delivery,) for item in readable] if received else ())
+        if self._revoked or self._extensions.hot.kernel_task_admit:
+            judged = is_judged(self._extensions)
+            pairs = zip(items, fates, strict=True)
+            fates = [self._asked(item, judged) if fate is None else fate for item, fate in pairs]
+        return fates
 
     def revoked(self, item: Item) -> Fate | None:
         """The end of a message whose id, or one of whose stamps, was revoked."""
@@ -51,21 +70,29 @@ class Admission:
             return Fate(Obituary(states.REVOKED, "TaskRevokedError", "revoked"))
         return None
 
-    def _read(self, item: Item, early: float) -> Fate | None:
-        received = self._extensions.hot.kernel_message_received
-        if received:
-            self._extensions.observe(received, item.delivery)
-        spent = self._intake.spent(item)
-        if spent is not None:
-            return Fate(spent)
-        if early:
-            return Fate(delay=early)
-        return self.revoked(item) or self._asked(item)
+    def _read(self, item: Item) -> Fate | None:
+        self._intake.read(item)
+        early = self._intake.early(item)
+        if item.delivery.starts:
+            spent = self._intake.spent(item)
+            if spent is not None:
+                return Fate(spent)
+        return Fate(delay=early) if early else None
 
-    def _asked(self, item: Item) -> Fate | None:
+    def _asked(self, item: Item, judged: bool) -> Fate | None:
+        try:
+            if self._revoked:
+                fate = self.revoked(item)
+                if fate is not None:
+                    return fate
+            if judged or item.delivery.message.header("expires") is not None:
+                return self._judge(item)
+        except Exception as exc:
+            return self._defect(item, exc)
+        return None
+
+    def _judge(self, item: Item) -> Fate | None:
         hooks = self._extensions.hot.kernel_task_admit
-        if not hooks:
-            return None
         try:
             answer = self._extensions.first("kernel_task_admit", hooks, item.delivery)
         except Exception as exc:
@@ -89,6 +116,11 @@ class Admission:
         if item.id and item.name:  # a waiting caller can be told
             return Fate(Obituary(states.FAILURE, kind, str(error)[:_REASON_CHARS], Verdict.DEAD))
         return Fate(verdict=Verdict.DEAD, reason=f"{kind}: {error}"[:_REASON_CHARS])
+
+    def _defect(self, item: Item, error: Exception) -> Fate:
+        _log.error("a message of queue %r is kept as a dead letter", item.delivery.queue, exc_info=error)
+        reason = f"it cannot be admitted: {type(error).__name__}: {error}"
+        return Fate(verdict=Verdict.DEAD, reason=reason[:_REASON_CHARS])
 
 
 def _fate_of(answer: object) -> Fate | None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kernel.interfaces.broker import Verdict
 from kernel.worker.claims.lease import Renewer
 from kernel.worker.claims.ledger import Item, Ledger, Place
 from kernel.worker.claims.pump import Pump
@@ -23,8 +22,8 @@ _WITH_THE_PUMP: Final = (Place.SETTLING, Place.PREPARING)
 
 
 class Closing:
-    """Advances the end of a worker that was asked to end. Owned by the engine's loop; `settle` gives a message its
-    verdict, `announce` tells whoever wants to know that a stage begins."""
+    """Advances the end of a worker that was asked to end. Owned by the engine's loop; `give_back` lets others
+    have a message, `announce` tells whoever wants to know that a stage begins."""
 
     def __init__(
         self,
@@ -35,7 +34,7 @@ class Closing:
         *,
         pump: Pump,
         renewer: Renewer,
-        settle: Callable[[Item, Verdict], None],
+        give_back: Callable[[Item], None],
         announce: Callable[[str], None],
     ) -> None:
         self._shutdown = shutdown
@@ -44,7 +43,7 @@ class Closing:
         self._executors = executors
         self._pump = pump
         self._renewer = renewer
-        self._settle = settle
+        self._give_back = give_back
         self._announce = announce
         self._drained = False
 
@@ -62,16 +61,16 @@ class Closing:
         if cold:
             self._abandon()
         else:
-            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
+            self._dispatcher.withdraw(self._give_back)
 
     def _abandon(self) -> None:
         """Cold: whatever has not ended goes back, uncharged, as soon as nothing can run it any more."""
         for item in self._dispatcher.ready.clear():
-            self._settle(item, Verdict.REQUEUE)
+            self._give_back(item)
         if self._executors.finished or self._shutdown.past_patience:
             for item in self._ledger:
                 if item.place is Place.SENT:
-                    self._settle(item, Verdict.REQUEUE)
+                    self._give_back(item)
 
     def over(self) -> bool:
         """Whether everything has ended that will end."""

@@ -79,15 +79,16 @@ class Dispatcher:
 
     def admit(self, item: Item, *, has_copy: bool) -> None:
         """It waits for its turn. A copy of what is in hand, which is to look whether that has ended, waits for it."""
-        if has_copy and (item.delivery.seen or item.delivery.message.headers.get("redelivered")):
+        if has_copy and (item.delivery.seen or item.delivery.message.header("redelivered")):
             self.ready.hold(item)
         else:
             self.ready.add(item)
 
-    def left(self, item: Item) -> None:
-        """It is settled, or nobody's here any more."""
-        self._ledger.leave(item)
-        self.ready.free(item.id)
+    def left(self, *items: Item) -> None:
+        """They are settled, or nobody's here any more."""
+        self._ledger.leave(*items)
+        for item in items:
+            self.ready.free(item.id)
 
     def room(self) -> int:
         """How many more messages may be claimed. Any thread.
@@ -134,9 +135,8 @@ class Dispatcher:
                 return
             now = time.monotonic()
             for item in batch:
-                item.sent_at = now
                 self._sent_of[item.delivery.queue] = now
-                self._ledger.move(item, Place.SENT)
+            self._ledger.send(batch)
             self._shared = self._shared or len(batch) > 1
 
     def _permit(self, batch: list[Item]) -> None:
@@ -167,21 +167,17 @@ class Dispatcher:
         )
         if first is None:
             return []
-        batch = [first]
         first.sent_alone = not self._may_share(first)
         if first.sent_alone:
             if self._may_be_long(first):
                 self.joins.left()
-            return batch
+            return [first]
         # No more together than each slot's share of what waits, so that nobody is idle while another has a pile.
         most = min(slots.TOGETHER, short_free, 1 + len(self.ready) // total)
-        while len(batch) < most:
-            item = self.ready.pop(self._may_share)
-            if item is None:
-                break
+        others = self.ready.pop_more(self._may_share, most - 1)
+        for item in others:
             item.sent_alone = False
-            batch.append(item)
-        return batch
+        return [first, *others]
 
     def _may_be_long(self, item: Item) -> bool:
         return not (item.joined or self._pace.is_brief(item.name))
@@ -206,12 +202,14 @@ class Dispatcher:
         return sum(moment > since for moment in self._sent_of.values()) > 1
 
     def _may_share(self, item: Item) -> bool:
+        if not self._share or item.name not in self._pace.short:
+            return False
         alone = item.alone or item.delivery.seen or item.early_ack or item.obituary is not None or item.joined
-        return self._share and not alone and self._pace.is_short(item.name)
+        return not alone
 
     def went_on(self, item: Item) -> None:
         """It is being run already, in the place of what it follows."""
-        item.sent_at = self._sent_of[item.delivery.queue] = time.monotonic()
+        self._sent_of[item.delivery.queue] = time.monotonic()
         item.sent_alone = True
         self._ledger.move(item, Place.SENT)
 

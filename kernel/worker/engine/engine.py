@@ -16,19 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from kernel.extensions import Extensions
-from kernel.interfaces.broker import Broker, ConsumeOptions, Delivery, Settled, Settlement, Verdict
+from kernel.interfaces.broker import Broker, ConsumeOptions, Verdict
 from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.assignment import Ending, Obituary
+from kernel.worker.assignment import Ending
 from kernel.worker.claims.broadcasts import Broadcasts
 from kernel.worker.claims.lease import Renewer
 from kernel.worker.claims.ledger import Item, Ledger, Place
 from kernel.worker.claims.pump import Claimed, Event, Failed, LeaseLost, Pump, WasSettled, WasStarted
 from kernel.worker.engine.admission import Admission
+from kernel.worker.engine.arrivals import Arrivals
 from kernel.worker.engine.closing import Closing
 from kernel.worker.engine.commands import Command, CommandReader, Revoked
+from kernel.worker.engine.departures import Departures
 from kernel.worker.engine.dispatch import Dispatcher
-from kernel.worker.engine.fate import Fate
 from kernel.worker.engine.intake import Intake
 from kernel.worker.engine.keeper import Keeper
 from kernel.worker.engine.orders import Orders
@@ -102,6 +103,17 @@ class Engine:
             float(settings.get("worker_soft_shutdown_timeout") or 0.0),
             on_idle=bool(settings.get("worker_enable_soft_shutdown_on_idle")),
         )
+        self._departures = Departures(
+            self._ledger,
+            self._dispatcher,
+            self.pump,
+            extensions=extensions,
+            pace=self._pace,
+            permits=self._permits,
+            shutdown=self._shutdown,
+            stores=manifest.atomic_end,
+        )
+        self._arrivals = Arrivals(self._ledger, self._admission, self._dispatcher, self._departures, pump=self.pump)
         self._closing = self._make_closing()
         self._orders = self._make_orders()
         self._heartbeat_at = 0.0
@@ -109,8 +121,6 @@ class Engine:
         self._able_at = time.monotonic()
         self._announced = False
         self._ready_calls: list[Callable[[], None]] = []
-        self.processed = 0
-        self.stale = 0
         self.status = 0
 
     def _make_dispatcher(self) -> Dispatcher:
@@ -166,7 +176,7 @@ class Engine:
             self._executors,
             pump=self.pump,
             renewer=self._renewer,
-            settle=self._settle,
+            give_back=self._departures.give_back,
             announce=lambda reason: self._extensions.call_observe("kernel_worker_drain", worker=self, reason=reason),
         )
 
@@ -177,7 +187,7 @@ class Engine:
             self._keeper,
             revoked=self._revoked,
             admission=self._admission,
-            meet=self._meet,
+            meet=self._departures.meet,
             stop=lambda reason: self.stop(Stage.WARM, reason=reason),
         )
 
@@ -210,7 +220,7 @@ class Engine:
         """Work until `stop` was called and everything is settled; the exit status."""
         try:
             self._extensions.setup("kernel_worker_start", worker=self)
-            self._hot = self._extensions.bind()
+            self._extensions.bind()
             self._select(self._waker, self._waker.reset)
             for readable, call in self._executors.selectables():
                 self._select(readable, call)
@@ -271,6 +281,7 @@ class Engine:
             self._orders.obey(self._commands.popleft())
         if self._shutdown.stage is not Stage.RUN:
             self._closing.advance()
+        self._departures.flush()  # so early, since the pump's answers make room
         able, self._able = self._able, self._executors.ready
         if self._able:
             self._able_at = time.monotonic()
@@ -283,6 +294,7 @@ class Engine:
             self._dispatcher.rescue()
         if time.monotonic() >= self._heartbeat_at:
             self._beat()
+        self._departures.flush()
 
     def _announce(self) -> None:
         if not self._announced and self.pump.connected.is_set():
@@ -298,8 +310,9 @@ class Engine:
         self._executors.tick()
         if time.monotonic() - self._able_at > _UNABLE_SECONDS and len(self._dispatcher.ready):
             _log.error("no child can run anything: what was claimed goes back")
-            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
-        snapshot = {"active": self._ledger.sent, "processed": self.processed, "loadavg": list(os.getloadavg())}
+            self._dispatcher.withdraw(self._departures.give_back)
+        processed = self._departures.processed
+        snapshot = {"active": self._ledger.sent, "processed": processed, "loadavg": list(os.getloadavg())}
         self._extensions.call_observe("kernel_heartbeat", worker=self, snapshot=snapshot)
 
     # claiming -----------------------------------------------------------------------------------------------
@@ -315,66 +328,20 @@ class Engine:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Claimed):
-            for delivery in event.deliveries:
-                self._take_in(delivery)
+            self._arrivals.take_in(event.deliveries, ends=self._shutdown.stage is not Stage.RUN)
         elif isinstance(event, WasSettled):
-            for item, settlement, outcome in event.pairs:
-                self._on_settled(item, settlement, outcome)
+            for item in self._departures.settled(event.pairs, event.outcomes):
+                self._arrivals.go_on(item)
             self._pace.settled(len(event.pairs), time.monotonic())
-            self.pump.kick()
+            self.pump.has_room()
         elif isinstance(event, WasStarted):
             for item, outcome in event.pairs:
-                self._on_recorded(item, outcome)
+                self._arrivals.recorded(item, outcome)
         elif isinstance(event, LeaseLost):
             # Others may have what nobody has begun here; if they have not, it comes back.
-            self._dispatcher.withdraw(lambda item: self._settle(item, Verdict.REQUEUE))
+            self._dispatcher.withdraw(self._departures.give_back)
         elif isinstance(event, Failed):
             self.on_failed(f"the broker cannot be used: {event.error}")
-
-    def _take_in(self, delivery: Delivery) -> None:
-        """A claimed message: it waits for its turn, or what becomes of it is known already."""
-        item = self._ledger.enter(delivery)
-        if self._shutdown.stage is not Stage.RUN:
-            self._settle(item, Verdict.REQUEUE)
-            return
-        fate = self._admission.decide(item)
-        has_copy = self._ledger.name(item)
-        if fate is None:
-            self._dispatcher.admit(item, has_copy=has_copy)
-        else:
-            self._meet(item, fate)
-
-    def _meet(self, item: Item, fate: Fate) -> None:
-        if fate.obituary is not None:
-            self._bury(item, fate.obituary)
-        else:
-            self._settle(item, fate.verdict, charged=fate.charged, delay=fate.delay, reason=fate.reason)
-
-    def _prepare(self, item: Item) -> None:
-        """What must be on the broker before it may start."""
-        if item.early_ack:
-            self.pump.settle(item, Settlement(item.delivery, Verdict.ACK, early=True))
-        else:
-            self.pump.begin(item)
-
-    def _on_recorded(self, item: Item, outcome: Settled) -> None:
-        if outcome is Settled.STALE:
-            self._dispatcher.end_preparing()
-            self._forget_stale(item)
-        else:
-            self._go_on(item)
-
-    def _go_on(self, item: Item) -> None:
-        """What had to be on the broker is there."""
-        self._dispatcher.prepared(item)
-        fate = self._admission.revoked(item)  # meanwhile, perhaps
-        if fate is not None and self._dispatcher.ready.remove(item):
-            self._meet(item, fate)
-
-    def _unsendable(self, item: Item, error: Exception) -> None:
-        """No executor can be given it, as it is."""
-        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
-        self._settle(item, Verdict.DEAD, reason=f"it cannot be handed out: {type(error).__name__}: {error}"[:2000])
 
     # commands -----------------------------------------------------------------------------------------------
 
@@ -385,72 +352,15 @@ class Engine:
     # ends ---------------------------------------------------------------------------------------------------
 
     def on_ended(self, ending: Ending) -> None:
-        item = self._ledger.get(ending.seq)
-        if item is None or item.place is not Place.SENT:
-            return  # of a number that was taken back
-        if not item.joined:
-            self.processed += 1
-            item.state = ending.state
-            if ending.task:
-                self._pace.note(ending.task, ending.runtime)
-        if item.acked:
-            self._leave(item)
-            return
-        item.unsure = ending.unsure
-        self._ledger.move(item, Place.SETTLING)
-        settlement = Settlement(
-            item.delivery, ending.verdict, delay=ending.delay, charged=ending.charged, reason=ending.reason
-        )
-        # Where an end is no single transaction, all this was carried out before the ending came.
-        if self._manifest.atomic_end:
-            settlement.records, settlement.publications = ending.records, ending.publications
-            settlement.parts, settlement.completes = ending.parts, ending.completes
-            self._dispatcher.joins.begin(len(ending.parts))
-        self.pump.settle(item, settlement)
+        self._departures.ended(ending)
 
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
-        settled: dict[str, list[tuple[Item, Settlement]]] = {}
-        ledger, runtimes = self._ledger, []
-        for seq, runtime in ends:
-            item = ledger.get(seq)
-            if item is None or item.place is not Place.SENT:
-                continue  # as above
-            if not item.joined:
-                item.state = state
-                runtimes.append(runtime)
-            if item.acked:
-                self._leave(item)
-                continue
-            ledger.move(item, Place.SETTLING)
-            delivery = item.delivery
-            pair = item, Settlement(delivery, Verdict.ACK)
-            if delivery.queue in settled:
-                settled[delivery.queue].append(pair)
-            else:
-                settled[delivery.queue] = [pair]
-        self.processed += len(runtimes)
-        if task:
-            self._pace.note(task, *runtimes)
-        for queue, pairs in settled.items():
-            self.pump.settle_all(queue, pairs)
+        self._departures.done(task, ends)
 
     def on_carried_out(self, ending: Ending, following: Message | None) -> None:
-        item = self._ledger.get(ending.seq)
-        if item is None or item.place is not Place.SENT:
-            return  # of a number that was taken back
-        self.processed += 1
-        self._pace.note(ending.task, ending.runtime)
-        if self._hot.kernel_message_settled:
-            self._extensions.observe(self._hot.kernel_message_settled, item.delivery, ending.verdict)
-        running = self._permits.carried_out(item, following)
-        self._dispatcher.left(item)
-        if running is None:
-            self.pump.has_room()
-            return
-        # Whatever is found now, it runs: nothing waited, and nobody had a say.
-        self._admission.decide(running)
-        self._ledger.name(running)
-        self._dispatcher.went_on(running)
+        running = self._departures.carried_out(ending, following)
+        if running is not None:
+            self._arrivals.went_on(running)
 
     def on_dropped(self, seq: int, epoch: int) -> None:
         item = self._ledger.get(seq)
@@ -475,68 +385,17 @@ class Engine:
             item.unsure = item.lent is not None
             cold = self._shutdown.stage is Stage.COLD
             facts = self._manifest.tasks.get(item.name)
-            self._meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES))
+            fate = judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES)
+            self._departures.meet(item, fate)
 
-    def _bury(self, item: Item, obituary: Obituary) -> None:
-        """End it without running it: a child carries out the end."""
-        item.obituary = obituary
-        self._ledger.move(item, Place.WAITING)
-        self._dispatcher.ready.add_front(item)
+    def _prepare(self, item: Item) -> None:
+        self._arrivals.prepare(item)
 
-    def _settle(
-        self, item: Item, verdict: Verdict, *, charged: bool = False, delay: float = 0.0, reason: str = ""
-    ) -> None:
-        if item.acked:
-            _log.warning("%s[%s] was acknowledged early and cannot go back: it is gone", item.name, item.id)
-            self._leave(item)
-            return
-        self._ledger.move(item, Place.SETTLING)
-        self.pump.settle(item, Settlement(item.delivery, verdict, charged=charged, delay=delay, reason=reason))
-
-    def _on_settled(self, item: Item, settlement: Settlement, outcome: Settled) -> None:
-        preparing = item.place is Place.PREPARING  # acknowledged early, still to run
-        if settlement.parts:
-            self._dispatcher.joins.end(len(settlement.parts))
-        if outcome in (Settled.JOINED, Settled.STANDING):
-            self._follow(item, again=outcome is Settled.STANDING)
-            return
-        if outcome is Settled.STALE:
-            if preparing:
-                self._dispatcher.end_preparing()
-            # An end that was tried before may have been done then.
-            self._forget_stale(item, worked=settlement.verdict is not Verdict.REQUEUE and not item.unsure)
-            return
-        if self._hot.kernel_message_settled:
-            self._extensions.observe(self._hot.kernel_message_settled, item.delivery, settlement.verdict)
-        if preparing:
-            item.acked = True
-            self._go_on(item)
-        else:
-            self._dispatcher.left(item)
-
-    def _follow(self, item: Item, *, again: bool) -> None:
-        """It has ended, and what follows takes a process where tasks are: it is worked out there, and nothing is run.
-        `again`: it may have been done before."""
-        item.joined, item.soft, item.hard = True, None, None
-        item.delivery.seen = item.delivery.seen or again
-        # Whatever is still said of it under its number was before.
-        self._ledger.renumber(item)
-        self._ledger.move(item, Place.WAITING)
-        if self._shutdown.stage is Stage.COLD:
-            self._settle(item, Verdict.REQUEUE)  # by whoever gets it
-        else:
-            self._dispatcher.ready.add_front(item)
-
-    def _leave(self, item: Item) -> None:
-        """It is nobody's any more, and there was no settlement that would have told the pump of the room."""
-        self._dispatcher.left(item)
-        self.pump.kick()
-
-    def _forget_stale(self, item: Item, *, worked: bool = True) -> None:
-        self.stale += 1
-        text = "what it did here was refused" if worked else "others have it"
-        _log.log(logging.WARNING if worked else logging.DEBUG, "lease of %s[%s] lost: %s", item.name, item.id, text)
-        self._leave(item)
+    def _unsendable(self, item: Item, error: Exception) -> None:
+        """No executor can be given it, as it is."""
+        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
+        reason = f"it cannot be handed out: {type(error).__name__}: {error}"[:2000]
+        self._departures.settle(item, Verdict.DEAD, reason=reason)
 
     # the lease ----------------------------------------------------------------------------------------------
 
@@ -573,6 +432,7 @@ class Engine:
         self._try(lambda: self._broadcasts.stop(timeout=5.0))
         self._try(self._command_reader.stop)
         self._try(lambda: self._command_reader.join(timeout=5.0))
+        self._try(self._departures.flush)
         if not self.pump.stop(timeout=15.0):
             _log.error("the broker did not take the last settlements in time; the lease gives the messages back")
             self.status = self.status or 1

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
 from kernel import errors, states
-from kernel.interfaces.broker import Verdict
+from kernel.interfaces.broker import Delivery, Verdict
 from kernel.worker.assignment import Obituary
 from kernel.worker.claims.ledger import Item
 from kernel.worker.engine import elder
-from kernel.worker.manifest import Manifest, TaskFacts
+from kernel.worker.manifest import Manifest
 
 _MAX_ID: Final = 155
 _MAX_NAME: Final = 1000
@@ -39,30 +39,33 @@ class Intake:
 
     def read(self, item: Item) -> None:
         """Fill the item from its headers."""
-        delivery = item.delivery
-        newer = elder.renewed(delivery.message) if "task" not in delivery.message.headers else None
-        # The eta of such a one is in its body, where no broker has seen it.
-        self._is_renewed = newer is not None
-        if newer is not None:
-            delivery.message = newer
-        headers = delivery.message.headers
-        item.id = _identifier(headers, "id", _MAX_ID)
-        item.name = _identifier(headers, "task", _MAX_NAME)
-        facts = self._manifest.tasks.get(item.name)
+        header: Callable[[str], Any] = item.delivery.message.header
+        self._is_renewed = False
+        if header("task") is None:
+            header = self._renewed(item.delivery)
+        item.id = _identifier(header("id"), "id", _MAX_ID)
+        item.name = name = _identifier(header("task"), "task", _MAX_NAME)
+        facts = self._manifest.tasks.get(name)
         if facts is None:
             raise errors.NotRegistered(
                 f"task {item.name!r} is not registered in this worker's app; is its module imported (`include`, "
                 "`imports`)? The message is kept: `kernel dead retry` runs it once the task exists"
             )
-        self._limits(item, headers, facts)
-        item.early_ack = not facts.acks_late
-
-    def _limits(self, item: Item, headers: Mapping[str, Any], facts: TaskFacts) -> None:
-        given = headers.get("timelimit")
+        given = header("timelimit")
         hard, soft = (None, None) if given is None or given == _NO_LIMITS else _pair(given)
         # The first that is given: the message's own, the task's, the worker's.
         item.hard = hard or facts.time_limit or self._hard
         item.soft = soft or facts.soft_time_limit or self._soft
+        item.early_ack = not facts.acks_late
+
+    def _renewed(self, delivery: Delivery) -> Callable[[str], Any]:
+        """What tells the headers of one that has none in their place."""
+        newer = elder.renewed(delivery.message)
+        if newer is not None:
+            # The eta of such a one is in its body, where no broker has seen it.
+            self._is_renewed = True
+            delivery.message = newer
+        return delivery.message.header
 
     def spent(self, item: Item) -> Obituary | None:
         """The end of a message that was started too often without ever ending."""
@@ -77,7 +80,7 @@ class Intake:
     def early(self, item: Item) -> float:
         """Seconds until the message is due, for brokers that cannot tell; 0.0 when it is. Raises
         `InvalidTaskError`."""
-        eta = item.delivery.message.headers.get("eta")
+        eta = item.delivery.message.header("eta")
         if eta is None:
             return 0.0
         left = instant(eta, "eta") - time.time()
@@ -95,8 +98,7 @@ def instant(value: object, name: str) -> float:
         raise errors.InvalidTaskError(f"header {name!r} is {value!r}: {exc}") from exc
 
 
-def _identifier(headers: Mapping[str, Any], name: str, limit: int) -> str:
-    value = headers.get(name)
+def _identifier(value: object, name: str, limit: int) -> str:
     if not isinstance(value, str) or not value:
         raise errors.InvalidTaskError(f"header {name!r} is {_short(value)}; a text is needed")
     if len(value) > limit:

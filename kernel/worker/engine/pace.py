@@ -31,6 +31,10 @@ class Pace:
         self._samples: dict[str, int] = {}
         self._long: dict[str, float] = {}
         self._means: dict[str, float] = {}
+        self.short: set[str] = set()
+        """Names of tasks that take less than a millisecond on average, and of which nearly none is long: one in the
+        last seventy or so is enough. One that took a few milliseconds is not: on a busy machine each task is now and
+        then interrupted for so long."""
         self._mean: float | None = None
         self._rate = 0.0
         self._counted = 0
@@ -62,16 +66,14 @@ class Pace:
                 mean_of_all += _LEAST_WEIGHT * (runtime - mean_of_all)
         self._samples[name], self._long[name], self._means[name] = samples, long, mean
         self._mean = mean_of_all
+        if samples >= _MIN_SAMPLES and mean < SHORT_SECONDS and long < _LONG_SHARE:
+            self.short.add(name)
+        else:
+            self.short.discard(name)
 
     def is_short(self, name: str) -> bool:
-        """Whether tasks of that name take less than a millisecond on average, and nearly none is long: one in the last
-        seventy or so is enough to say no. One that took a few milliseconds is not: on a busy machine each task is now
-        and then interrupted for so long."""
-        return (
-            self._samples.get(name, 0) >= _MIN_SAMPLES
-            and self._means[name] < SHORT_SECONDS
-            and self._long[name] < _LONG_SHARE
-        )
+        """Whether it is one of the `short`."""
+        return name in self.short
 
     def is_brief(self, name: str) -> bool:
         """Whether tasks of that name take so little on average that others may well wait behind one of them."""

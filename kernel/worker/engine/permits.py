@@ -11,11 +11,10 @@ from kernel.interfaces.shortcut import Lender
 from kernel.message import Message
 from kernel.worker.assignment import Lent
 from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.engine.admission import is_judged
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.executors import Executors
 
-_OUR_OWN: Final = "expiry"
-"""The plugin whose admission what has no `expires` needs not."""
 _LINKS: Final = 32
 """How many may follow one after the other under one claim: whoever gets its message again goes through all of them."""
 
@@ -76,10 +75,7 @@ class Permits:
     def allow(self, idle: bool) -> None:
         """Whether whoever ends something may go on with what follows: if nothing else waits, and no plugin or command
         has a say in what may run."""
-        allowed = idle and self._usable and not self._revoked and not self._judged()
+        allowed = idle and self._usable and not self._revoked and not is_judged(self._extensions)
         if allowed is not self._allowed:
             self._allowed = allowed
             self._executors.let_go_on(allowed)
-
-    def _judged(self) -> bool:
-        return any(name != _OUR_OWN for name, _ in self._extensions.hot.kernel_task_admit or ())
