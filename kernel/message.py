@@ -100,6 +100,13 @@ class Message:
         else:
             self._properties, self._raw_properties = dict(properties) if properties else {}, None
 
+    def _leave_unread(self) -> None:
+        """For kinds of messages that make headers and properties of something else, when they are asked for."""
+        self._known_id = ""
+        self._filled = None
+        self._headers = self._raw_headers = None
+        self._properties = self._raw_properties = None
+
     @property
     def headers(self) -> dict[str, Any]:
         """The headers as a dictionary; change it only through `replace_headers`.

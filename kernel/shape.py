@@ -130,12 +130,7 @@ class ShapedMessage(Message):
         self.body = body
         self.content_type = content_type
         self.content_encoding = content_encoding
-        self._known_id = ""
-        self._filled = None
-        self._headers: dict[str, Any] | None = None
-        self._raw_headers: bytes | str | None = None
-        self._properties: dict[str, Any] | None = None
-        self._raw_properties: bytes | str | None = None
+        self._leave_unread()
 
     @property
     def headers(self) -> dict[str, Any]:

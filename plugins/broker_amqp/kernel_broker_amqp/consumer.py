@@ -23,7 +23,7 @@ from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_amqp import letters
 from kernel_broker_amqp.ended import Ended
-from kernel_broker_amqp.envelope import due_of, restated, state
+from kernel_broker_amqp.envelope import due_of, restated, state_of
 from kernel_broker_amqp.guard import IDLE_SECONDS, Guard
 from kernel_broker_amqp.holds import HOLD, Holds
 from kernel_broker_amqp.line import Claim, Line, Tap, consume_frames
@@ -269,7 +269,7 @@ class AmqpConsumer:
     def _delivery(self, claim: Claim, now: float) -> Delivery:
         message = claim.read()
         claim.address()
-        known = state(message.table)
+        known = state_of(message)
         starts = known.get("starts")
         if isinstance(starts, int):
             claim.starts = max(0, starts)

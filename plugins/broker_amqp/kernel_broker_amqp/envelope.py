@@ -7,7 +7,7 @@ their story. It is taken out again before anyone sees the headers, as is what th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ STATE: Final = "x-kernel"
 _STATE_MARK: Final = b"\x08x-kernelF"
 _OF_SERVER: Final = ("x-death", "x-delivery-count")
 _ETA_MARK: Final = b"\x03etaS"
-_MARK: Final = b"x-"
+PRIVATE: Final = b"x-"
 """Without it there is nothing to be taken out."""
 _PERSISTENT: Final = 2
 
@@ -28,31 +28,25 @@ State = Mapping[str, Any]
 
 
 class AmqpMessage(Message):
-    """A message as it came; nothing is decoded before it is asked for, the headers by `load`."""
+    """A message as it came; nothing is decoded before it is asked for."""
 
-    __slots__ = ("_at", "_flags", "_head", "_load", "_table")
+    __slots__ = ("_at", "_flags", "_head", "_table")
 
-    def __init__(self, head: bytes, body: bytes, load: Callable[[bytes], dict[str, Any]] = tables.load) -> None:
+    def __init__(self, head: bytes, body: bytes) -> None:
         self._head = head
-        self._load = load
         try:
             self.content_type, self.content_encoding, self._table, self._flags, self._at = properties.split(head)
         except errors.InvalidTaskError:
             # Whoever reads its headers hears why.
             self.content_type, self.content_encoding, self._table, self._flags, self._at = "", "", head[:0] + b"?", 0, 0
         self.body = body
-        self._known_id = ""
-        self._filled = None
-        self._headers: dict[str, Any] | None = None
-        self._raw_headers: bytes | str | None = None
-        self._properties: dict[str, Any] | None = None
-        self._raw_properties: bytes | str | None = None
+        self._leave_unread()
 
     @property
     def headers(self) -> dict[str, Any]:
         if self._headers is None:
-            found = self._load(self._table) if self._table else {}
-            self._headers = _public(found) if _MARK in self._table else found
+            found = tables.load(self._table) if self._table else {}
+            self._headers = _public(found) if PRIVATE in self._table else found
         return self._headers
 
     @property
@@ -120,12 +114,17 @@ def state(table: bytes) -> State:
     return found if isinstance(found, dict) else {}
 
 
-def due_of(message: AmqpMessage) -> float:
-    """The time that a message names as its `eta`, in Unix seconds; 0 for none."""
-    if _ETA_MARK not in message.table:
+def state_of(message: Message) -> State:
+    """The same of a message that came."""
+    return state(message.table) if isinstance(message, AmqpMessage) else {}
+
+
+def due_of(message: Message) -> float:
+    """The time that a message which came names as its `eta`, in Unix seconds; 0 for none."""
+    if isinstance(message, AmqpMessage) and _ETA_MARK not in message.table:
         return 0.0
     try:
-        eta = message.headers.get("eta")
+        eta = message.header("eta")
         moment = datetime.fromisoformat(eta) if isinstance(eta, str) else None
     except (errors.InvalidTaskError, ValueError):
         return 0.0

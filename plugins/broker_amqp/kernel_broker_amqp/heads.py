@@ -12,8 +12,7 @@ from kernel.message import CALL_HEADERS, Filled, Form, Message
 from kernel_broker_amqp import envelope
 
 _MOST: Final = 1000
-_OCTETS: Final = frozenset({"delivery_mode", "priority"})
-_KNOWN: Final = _OCTETS | {"reply_to"}
+_KNOWN: Final = {*properties.OCTETS, "reply_to"}
 # Names of fields, with the sign for a text behind them.
 _ID, _ROOT, _PARENT, _ARGS, _KWARGS = (short(name) + b"S" for name in CALL_HEADERS)
 _NO_PARENT: Final = short(CALL_HEADERS[2]) + b"V"
@@ -30,7 +29,7 @@ class _Cut:
     def __init__(self, form: Form) -> None:
         known = form.properties
         self.mode, self.priority = known.get("delivery_mode"), known.get("priority")
-        if known.keys() - _KNOWN or not known.keys() >= _OCTETS:
+        if known.keys() - _KNOWN or not known.keys() >= {*properties.OCTETS}:
             raise ValueError("properties that no plain call has")
         whole = properties.dump(form.content_type, form.content_encoding, b"", {**known, "correlation_id": ""})
         start = 2 + len(short(form.content_type)) + len(short(form.content_encoding))

@@ -12,11 +12,12 @@ from typing import Final
 
 from kernel_lib_amqp import Wire, frames
 from kernel_lib_amqp.channel import Channel
-from kernel_lib_amqp.layouts import Layouts
 
 from kernel import errors
+from kernel.message import Message
 from kernel_broker_amqp.delays import LADDER
-from kernel_broker_amqp.envelope import AmqpMessage, due_of, state
+from kernel_broker_amqp.envelope import AmqpMessage, due_of, state_of
+from kernel_broker_amqp.reader import Reader
 
 _NACK_REQUEUE: Final = 2
 _RATE_SECONDS: Final = 0.05
@@ -44,15 +45,18 @@ class Claim:
         self.head = head
         self.body = body
         self.at = at
-        self.message: AmqpMessage | None = None
+        self.message: Message | None = None
         self.starts = 0
         self.recorded = False
         self.moved = False
         self.done = False
 
-    def read(self) -> AmqpMessage:
+    def read(self) -> Message:
         if self.message is None:
-            self.message = AmqpMessage(self.head, self.body, self.line.layouts.load)
+            # Of one that went through an exchange the headers will say so, and they are no more those of its kind.
+            came_directly = not self.args[self.args[0] + 10]
+            make = self.line.reader.read if came_directly else AmqpMessage
+            self.message = make(self.head, self.body)
         return self.message
 
     def address(self) -> None:
@@ -74,7 +78,7 @@ class Claim:
         if due <= now:
             return False
         exchange, _ = frames.read_short(self.args, self.args[0] + 10)
-        return not exchange.startswith(LADDER) and "starts" not in state(self.read().table)
+        return not exchange.startswith(LADDER) and "starts" not in state_of(self.read())
 
 
 class Pipe:
@@ -136,7 +140,7 @@ class Line:
         self.taps = {queue: Tap(queue) for queue in queues}
         self.pipes: dict[bytes, Pipe] = {}
         self.unsettled: dict[int, Claim] = {}
-        self.layouts = Layouts()
+        self.reader = Reader()
         self.moves: dict[str, Claim] = {}
         self.holds: set[str] = set()
         self.lapsed = False

@@ -14,6 +14,8 @@ from kernel_lib_amqp.frames import short
 CONTENT_TYPE: Final = 1 << 15
 CONTENT_ENCODING: Final = 1 << 14
 HEADERS: Final = 1 << 13
+OCTETS: Final = ("delivery_mode", "priority")
+"""Those of one byte, which come first."""
 _NAMES: Final = (
     ("delivery_mode", 1 << 12, "octet"),
     ("priority", 1 << 11, "octet"),
@@ -94,7 +96,7 @@ def load(head: bytes, flags: int, at: int) -> dict[str, Any]:
             else:
                 end = at + 1 + head[at]
                 found[name], at = head[at + 1 : end].decode("utf-8", "replace"), end
-    except (IndexError, struct.error, ValueError, OverflowError) as exc:
+    except (IndexError, struct.error, ValueError, OverflowError, OSError) as exc:  # OSError: a time beyond the clock
         raise errors.InvalidTaskError(f"no AMQP properties: {exc}") from exc
     return found
 

@@ -135,7 +135,7 @@ def load(data: bytes, at: int = 0) -> dict[str, Any]:
         if end > len(data):
             raise ValueError(f"it announces {end - at} bytes of {len(data) - at}")
         return _load_fields(data, at + 4, end, 0)
-    except (ValueError, IndexError, struct.error, OverflowError) as exc:
+    except (ValueError, IndexError, struct.error, OverflowError, OSError) as exc:  # OSError: a time beyond the clock
         raise errors.InvalidTaskError(f"the headers are no AMQP table: {exc}") from exc
 
 

@@ -167,9 +167,8 @@ class Wire:
     def _check_silence(self) -> None:
         """A server that sends no heartbeats is gone, whatever TCP thinks."""
         silent = time.monotonic() - self.heard_at
-        if self.heartbeat and silent >= self._longest_silence:
-            if self._received() is not None:
-                return
+        # What has come meanwhile is for whoever reads: taken here it would be lost.
+        if self.heartbeat and silent >= self._longest_silence and not self._poll.poll(0):
             raise self._break(broke(TimeoutError(f"no heartbeat for {silent:.1f} s"), self.shown))
 
     def _received(self) -> list[Frame] | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
+import select
+import socket
 import ssl
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from amqp import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_lib_amqp import ConnectionLost, frames, parse, properties, tables
+from kernel_lib_amqp import ConnectionLost, frames, parse, properties, tables, wire
 from kernel_lib_amqp.frames import Parser
-from kernel_lib_amqp.layouts import Layouts
 
 from kernel import errors
 
@@ -53,6 +53,16 @@ def test_bytes_that_are_no_table_are_told_so(data: bytes) -> None:
             assert isinstance(tables.load(raw), dict)
         except errors.InvalidTaskError:
             continue
+
+
+@pytest.mark.parametrize("seconds", [2**40, 2**60, 2**64 - 1])
+def test_times_beyond_the_clock_are_told_so(seconds: int) -> None:
+    field = b"\x01tT" + struct.pack(">Q", seconds)
+    with pytest.raises(errors.InvalidTaskError):
+        tables.load(struct.pack(">I", len(field)) + field)
+    head = properties.dump("", "", b"\0\0\0\0", {"timestamp": seconds})
+    with pytest.raises(errors.InvalidTaskError):
+        properties.load(head, *properties.split(head)[3:])
 
 
 def test_deep_tables_are_told_so() -> None:
@@ -166,42 +176,39 @@ def test_what_is_no_url_is_told_so(url: str) -> None:
         parse(url)
 
 
-ALIKE = st.fixed_dictionaries(
-    {"id": st.text(max_size=9), "eta": st.none() | st.text(max_size=3), "n": st.integers(-(2**31), 2**31 - 1)},
-    optional={"stamps": st.just({}) | st.just({"a": [1]}), "flag": st.booleans(), "last": st.floats(allow_nan=False)},
-)
+class _Quiet(wire.Wire):
+    """A connection whose server has been silent for too long, and speaks after the first look at the socket."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket, said: bytes) -> None:
+        self.shown, self.heartbeat, self.lost = "amqp://test", 1.0, None
+        self._longest_silence = self.heard_at = 0.0
+        self._sock, self._theirs, self._said = ours, theirs, said
+        self._parser, self._waiting, self._closed_channels = Parser(4096), [], {}
+        self._bell_out, self._bell = -1, -1
+        self._poll = select.poll()
+        self._poll.register(ours, select.POLLIN)
+
+    def _received(self) -> list[frames.Frame] | None:
+        found = super()._received()
+        self._theirs.send(self._said)
+        self._said = b""
+        return found
 
 
-@given(st.lists(ALIKE | TABLES, max_size=20))
-def test_tables_that_are_alike_come_back_each_as_it_was(given_: list[dict[str, Any]]) -> None:
-    layouts = Layouts()
-    for table in given_:
-        found = layouts.load(tables.dump(table))
-        assert repr(found) == repr(table)  # in its order, too
-        for value in found.values():
-            if isinstance(value, dict):
-                value["changed"] = True  # by whoever has this message, and in no other
+@pytest.mark.parametrize("timeout", [0.0, 5.0])
+def test_what_comes_just_before_a_connection_is_given_up_is_not_lost(timeout: float) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        said = frames.settle(1, frames.BASIC_ACK, 7, 0)
+        quiet = _Quiet(ours, theirs, said)
+        found = quiet.read(timeout) or quiet.read(0)
+        assert [frame[:2] for frame in found] == [(1, frames.BASIC_ACK)]
 
 
-@given(ALIKE, st.data())
-def test_a_table_that_was_damaged_is_read_as_without_a_model(table: dict[str, Any], data: st.DataObject) -> None:
-    layouts, raw = Layouts(), bytearray(tables.dump(table))
-    layouts.load(bytes(raw))
-    at = data.draw(st.integers(0, len(raw) - 1))
-    raw[at] = data.draw(st.integers(0, 255))
-    damaged = bytes(raw[: data.draw(st.integers(4, len(raw)))])
-    assert read(layouts.load, damaged) == read(tables.load, damaged)
-
-
-def read(load: Callable[[bytes], dict[str, Any]], table: bytes) -> str:
-    try:
-        return repr(load(table))
-    except errors.InvalidTaskError:
-        return "refused"
-
-
-def test_a_name_that_is_there_twice_makes_no_model() -> None:
-    layouts = Layouts()
-    twice = b"\x01aI\0\0\0\1\x01aI\0\0\0\2"
-    for _ in range(2):
-        assert layouts.load(struct.pack(">I", len(twice)) + twice) == {"a": 2}
+def test_a_server_that_stays_silent_is_given_up() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with pytest.raises(ConnectionLost, match="no heartbeat"):
+            _Quiet(ours, theirs, b"").read(5.0)
