@@ -7,16 +7,15 @@ It is a dictionary of JSON values with the keys that Celery's signatures have (`
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from kernel import errors
 from kernel.call import NO_OPTIONS, Call
+from kernel.calldata import CallData
 from kernel.cycles import cycle_of, leads_to
 from kernel.placing import Given, Lineage, Place
-from kernel.request import current_request
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,8 +30,8 @@ __all__ = ["Lineage", "Place", "Signature", "as_signatures", "maybe_signature", 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T", bound="Signature[Any]")
 
-# Options that call-time values do not override: they say which group a signature was frozen into, and its stamps.
-_FROZEN_OPTIONS: Final = frozenset({"group_id", "stamped_headers"})
+# Freezing again changes these: what is sent from a task belongs to that one, wherever it was made.
+_LINEAGE: Final = frozenset({"root_id", "parent_id"})
 
 # The primitives, by the type in their dictionaries: loaded when one is met.
 _PRIMITIVES: Final[Mapping[str, str]] = {
@@ -45,7 +44,7 @@ _PRIMITIVES: Final[Mapping[str, str]] = {
 }
 
 
-class Signature(dict[str, Any], Generic[R_co]):
+class Signature(CallData, Generic[R_co]):
     """A call of one task: its name, and the arguments and options that are known so far.
 
     Arguments given when it is called are put in front of the stored ones; keyword arguments and options given
@@ -57,40 +56,8 @@ class Signature(dict[str, Any], Generic[R_co]):
     types: ClassVar[dict[str, type[Signature[Any]]]] = {}
     """Classes of the program's own by the type in their dictionaries: `register_type` fills it, as classes are made."""
 
-    _app: Kernel | None = None
     rewrites: bool = False
     """Set on the signature of a retry: its arguments are other than those of the message."""
-
-    def __init__(
-        self,
-        task: str | Task[Any, Any] | Mapping[str, Any],
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        *,
-        immutable: bool = False,
-        app: Kernel | None = None,
-        **more_options: Any,
-    ) -> None:
-        if isinstance(task, Mapping):
-            if task.get("subtask_type") is not None:
-                raise errors.InvalidTaskError(
-                    f"a {task['subtask_type']!r:.40} is more than one call: Signature.from_dict reads it"
-                )
-            super().__init__(_checked(task))
-        else:
-            name = task if isinstance(task, str) else task.name
-            if app is None and not isinstance(task, str):
-                app = task.app
-            super().__init__(
-                task=name,
-                args=tuple(args or ()),
-                kwargs=dict(kwargs or {}),
-                options={**(options or {}), **more_options},
-                subtask_type=None,
-                immutable=immutable,
-            )
-        self._app = app
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], app: Kernel | None = None) -> Signature[Any]:
@@ -107,15 +74,6 @@ class Signature(dict[str, Any], Generic[R_co]):
         return home.of_data(data, app)
 
     @classmethod
-    def of_data(cls, data: Mapping[str, Any], app: Kernel | None = None) -> Self:
-        """One of exactly this class. Raises `InvalidTaskError`."""
-        made = dict.__new__(cls)
-        dict.__init__(made, _checked(data))
-        made._app = app
-        made._read()
-        return made
-
-    @classmethod
     def register_type(cls, name: str | None = None) -> Callable[[type[T]], type[T]]:
         """Decorator of a subclass: dictionaries whose `subtask_type` is `name` (the class's by default) become it."""
 
@@ -125,86 +83,6 @@ class Signature(dict[str, Any], Generic[R_co]):
 
         return register
 
-    def _read(self) -> None:
-        """What is to be done when the dictionary is there."""
-
-    # --- what it says ---------------------------------------------------------------------------------------
-
-    @property
-    def task(self) -> str:
-        return str(self["task"])
-
-    @property
-    def name(self) -> str:
-        return str(self["task"])
-
-    @property
-    def args(self) -> Sequence[Any]:
-        args: Sequence[Any] = self["args"]
-        return args
-
-    @args.setter
-    def args(self, value: Sequence[Any]) -> None:
-        self["args"] = tuple(value)
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        kwargs: dict[str, Any] = self["kwargs"]
-        return kwargs
-
-    @kwargs.setter
-    def kwargs(self, value: Mapping[str, Any]) -> None:
-        self["kwargs"] = dict(value)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = self["options"]
-        return options
-
-    @options.setter
-    def options(self, value: Mapping[str, Any]) -> None:
-        self["options"] = dict(value)
-
-    @property
-    def immutable(self) -> bool:
-        return bool(self["immutable"])
-
-    @immutable.setter
-    def immutable(self, value: bool) -> None:
-        self.set_immutable(value)
-
-    @property
-    def subtask_type(self) -> str | None:
-        """The name of its class in dictionaries; None for a call of one task."""
-        kind: str | None = self["subtask_type"]
-        return kind
-
-    @property
-    def id(self) -> str | None:
-        """The id it was frozen with."""
-        return self.options.get("task_id")
-
-    @property
-    def parent_id(self) -> str | None:
-        return self.options.get("parent_id")
-
-    @property
-    def root_id(self) -> str | None:
-        return self.options.get("root_id")
-
-    @property
-    def app(self) -> Kernel:
-        """The app it was made by, or the app of the running task. Raises `ImproperlyConfigured` elsewhere."""
-        if self._app is not None:
-            return self._app
-        request = current_request.get()
-        if request is None or request.app is None:
-            raise errors.ImproperlyConfigured(
-                f"the signature of {self.task!r} belongs to no app, and no task is running here that would say which: "
-                "make it with app.signature(...) or task.s(...)"
-            )
-        return request.app
-
     @property
     def type(self) -> Task[..., Any]:
         """The registered task. Raises `NotRegistered`."""
@@ -213,60 +91,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     def AsyncResult(self, task_id: str) -> result_module.AsyncResult[R_co]:  # noqa: N802 - Celery's name
         return self.app.AsyncResult(task_id, task_name=self.task)
 
-    # --- making others of it --------------------------------------------------------------------------------
-
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """A copy with these arguments in front, and these keyword arguments and options on top."""
-        new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
-        return self.replace(new_args, new_kwargs, copy.deepcopy(dict(new_options)) if new_options else {})
-
-    partial = clone
-
-    def replace(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """A copy in which the given parts are replaced."""
-        made = dict.__new__(type(self))
-        dict.__init__(made, self)
-        made["args"] = tuple(self.args if args is None else args)
-        made["kwargs"] = dict(self.kwargs if kwargs is None else kwargs)
-        made["options"] = copy.deepcopy(self.options) if options is None else dict(options)
-        made._app = self._app
-        made._read()
-        return made
-
-    def merged(
-        self,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
-        """The arguments and options of a call with these added. Options of None are left out."""
-        new_options = {**self.options}
-        if options:
-            frozen = _FROZEN_OPTIONS
-            if new_options.get("stamped_headers"):
-                frozen = frozen.union(new_options["stamped_headers"])
-            more = {k: v for k, v in options.items() if v is not None and not (k in frozen and k in new_options)}
-            new_options.update(more)
-        if self.immutable:
-            return self.args, self.kwargs, new_options
-        new_args = (*args, *self.args) if args else self.args
-        new_kwargs = {**self.kwargs, **kwargs} if kwargs else self.kwargs
-        return new_args, new_kwargs, new_options
-
-    def set(self, immutable: bool | None = None, **options: Any) -> Self:
-        """Change options in place."""
-        if immutable is not None:
-            self.set_immutable(immutable)
-        self.options.update(options)
-        return self
-
-    def set_immutable(self, immutable: bool) -> None:
-        self["immutable"] = immutable
+    # --- being sent -----------------------------------------------------------------------------------------
 
     def freeze(
         self,
@@ -278,10 +103,14 @@ class Signature(dict[str, Any], Generic[R_co]):
         group_index: int | None = None,
         **options: Any,
     ) -> Any:
-        """Give it its task id now, once: frozen again, it keeps the first. Other options are added if unset.
+        """Give it its task id now, once: frozen again, it keeps the first, and its other options, but for `root_id` and
+        `parent_id`. Where results are sent to whoever called, that is whoever froze it (`reply_to`).
 
         Returns the result it will have: an `AsyncResult`, of a group a `GroupResult`, of an empty chain None.
         """
+        app = self.known_app()
+        if app is not None:
+            options.setdefault("reply_to", app.oid)
         return self.freeze_at(
             Place(
                 task_id=options.pop("task_id", None) if _id is None else _id,
@@ -304,7 +133,10 @@ class Signature(dict[str, Any], Generic[R_co]):
         frozen: str = options.get("task_id") or (task_id if isinstance(task_id, str) else task_id())
         options["task_id"] = frozen
         for name, value in said.items():
-            options.setdefault(name, value)
+            if name in _LINEAGE:
+                options[name] = value
+            else:
+                options.setdefault(name, value)
         ignored = options.get("ignore_result")
         if ignored is None:
             task = app.tasks.get(self["task"])
@@ -331,7 +163,7 @@ class Signature(dict[str, Any], Generic[R_co]):
     def calls_with(self, given: Given) -> Iterable[Call]:
         """What `calls` does, to be gone through once; each kind of signature has its own."""
         lineage, options = given.lineage, given.options
-        if lineage.reply_to is not None and options.get("reply_to") is None:
+        if lineage.reply_to is not None and options.get("reply_to") is None and self.options.get("reply_to") is None:
             options = {**options, "reply_to": lineage.reply_to}
         new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, options)
         return [
@@ -417,7 +249,11 @@ class Signature(dict[str, Any], Generic[R_co]):
         from kernel.canvas.chains import join
 
         following = maybe_signature(other, self._app)
-        return join(self, following) if isinstance(following, Signature) else NotImplemented
+        if isinstance(following, Signature):
+            return join(self, following)
+        if callable(getattr(other, "s", None)):
+            raise TypeError(f"{self!r:.60} | {other!r:.60}: after | comes a signature, which .s() of the task makes")
+        return NotImplemented
 
     def __ior__(self, other: Any) -> Signature[Any]:  # type: ignore[override]
         return self.__or__(other)
@@ -485,28 +321,9 @@ class Signature(dict[str, Any], Generic[R_co]):
         """``~signature``: publish and wait for the value."""
         return self.apply_async().get()
 
-    # --- as text and bytes ----------------------------------------------------------------------------------
-
-    def reprcall(self, *args: Any, **kwargs: Any) -> str:
-        new_args, new_kwargs, _ = self.merged(args, kwargs)
-        parts = [repr(arg) for arg in new_args] + [f"{name}={value!r}" for name, value in new_kwargs.items()]
-        return f"{self.task}({', '.join(parts)})"
-
-    def __repr__(self) -> str:
-        return self.reprcall()
-
-    def __json__(self) -> dict[str, Any]:
-        return dict(self)
-
     def __reduce__(self) -> tuple[Any, ...]:
         # The app stays behind: it is no data, and the other side has its own.
         return Signature.from_dict, (dict(self),)
-
-    def __copy__(self) -> Self:
-        return self.of_data(self, self._app)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self.of_data(copy.deepcopy(dict(self), memo), self._app)
 
 
 def signature(
@@ -561,25 +378,6 @@ def as_signatures(links: Any, app: Kernel | None = None) -> list[Signature[Any]]
             raise TypeError(f"a link is a signature, such as task.s(); got {item!r:.80}")
         found.append(signature)
     return found
-
-
-def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
-    name = data.get("task")
-    if not isinstance(name, str) or not name:
-        raise errors.InvalidTaskError(f"a signature needs the name of its task under 'task'; got {name!r:.80}")
-    args, kwargs, options = data.get("args") or (), data.get("kwargs") or {}, data.get("options") or {}
-    if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping) or not isinstance(options, Mapping):
-        raise errors.InvalidTaskError(
-            f"the signature of {name!r} needs a list 'args' and dictionaries 'kwargs' and 'options'"
-        )
-    return {
-        **data,
-        "args": tuple(args),
-        "kwargs": dict(kwargs),
-        "options": dict(options),
-        "subtask_type": data.get("subtask_type"),
-        "immutable": bool(data.get("immutable", False)),
-    }
 
 
 def _class_of(kind: Any, data: Mapping[str, Any]) -> type[Signature[Any]]:

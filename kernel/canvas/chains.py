@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from kernel import states
@@ -107,12 +107,7 @@ class chain(Composite):  # noqa: N801 - Celery's name
         """Its steps with the links that options give them, and the options of the first."""
         steps = self.steps()
         given = {name: value for name, value in options.items() if name not in PLACED}
-        links, errbacks = as_signatures(given.pop("link", None)), as_signatures(given.pop("link_error", None))
-        for step in steps:
-            for errback in errbacks:
-                step.link_error(errback.clone())
-        for link in links if steps else ():
-            steps[-1].link(link)
+        _link(steps, given)
         return steps, given
 
     # --- running it here ------------------------------------------------------------------------------------
@@ -155,37 +150,61 @@ def _folded(tasks: Sequence[Any]) -> Signature[Any]:
 def _onto(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
     """What ``before | after`` is, made of `before` itself, so that a chain of many is made in linear time."""
     before, after = as_group(before), as_group(after)
-    empty = isinstance(after, group) and not after.tasks
+    nothing = isinstance(after, group | chain) and not after.tasks
     if isinstance(before, group):
-        if before.tasks:
-            return before if empty else chord(before, after.clone(), app=before._app)
-        return after.clone()
+        # Who comes after a group is given a list, and if there is nobody in it, an empty one.
+        return before if nothing else chord(before, after.clone(), app=before._app)
     after = _alone(after)
-    if isinstance(before, chord) and not (empty or isinstance(after, group | chain | chord)):
+    if isinstance(before, chord) and not isinstance(after, group | chain):
         return _extended(before, after.clone())
-    if empty:
-        return before
-    joined = before
-    if not isinstance(joined, chain):
+    tail = after.clone().tasks if _is_bare(after) else [after.clone()]
+    if not isinstance(before, chain):
         joined = chain(app=before._app)
-        joined.kwargs["tasks"] = [before]
-    if not joined.tasks and isinstance(after, group):
-        return after.clone()
-    tail: Iterable[Signature[Any]] = after.clone().tasks if _is_bare(after) else [after.clone()]
+        joined.kwargs["tasks"] = [before, *tail]
+        return joined
+    if nothing:
+        return before
+    if not before.tasks and isinstance(after, group):
+        return tail[0]
+    # Its links are called at the end that it had, and when one of the tasks fails that it had.
+    _link(before.tasks, before.options)
     for task in tail:
-        _append(joined, task)
-    return joined
+        _append(before, task)
+    return before
 
 
 def _append(joined: chain, task: Signature[Any]) -> None:
     """Put `task` at the end of a chain: what ends in a group becomes a chord, and a chord takes it into its body."""
     last = joined.tasks[-1] if joined.tasks else None
-    if isinstance(last, group) and last.tasks:
+    if isinstance(task, group) and not task.tasks:
+        return
+    if isinstance(last, group) and (last.tasks or not isinstance(task, group)):
         joined.tasks[-1] = chord(last, task, app=joined._app)
-    elif isinstance(last, chord) and not isinstance(task, chord) and len(joined.tasks) > 1:
+    elif isinstance(last, chord) and not isinstance(task, chord):
         _extended(last, task)
     else:
         joined.tasks.append(task)
+
+
+def _link(steps: Sequence[Signature[Any]], options: dict[str, Any]) -> None:
+    """Take the links out of the options of a chain, and give them to the tasks that they are for."""
+    links, errbacks = as_signatures(options.pop("link", None)), as_signatures(options.pop("link_error", None))
+    for step in steps:
+        for errback in errbacks:
+            step.link_error(errback.clone())
+    for link in links if steps else ():
+        # A group alone has its links called without a value; at the end of a chain each member is an end.
+        for end in _members(steps[-1]):
+            end.link(link if end is steps[-1] else link.clone())
+
+
+def _members(step: Signature[Any]) -> Iterator[Signature[Any]]:
+    """The signature itself; of a group its members, and theirs."""
+    if not isinstance(step, group):
+        yield step
+        return
+    for member in step.tasks:
+        yield from _members(member)
 
 
 def _extended(whole: chord, task: Signature[Any]) -> chord:

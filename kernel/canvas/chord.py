@@ -76,7 +76,12 @@ class chord(Composite):  # noqa: N801 - Celery's name
 
     @property
     def tasks(self) -> list[Signature[Any]]:
+        """The members of the header."""
         return self.header.tasks
+
+    @tasks.setter
+    def tasks(self, tasks: Any) -> None:
+        self.kwargs["header"] = _as_header(tasks, self._app)
 
     @property
     def body(self) -> Signature[Any] | None:
@@ -88,14 +93,10 @@ class chord(Composite):  # noqa: N801 - Celery's name
     def body(self, body: Any) -> None:
         self.kwargs["body"] = None if body is None else members([body], "chord", self._app)[0]
 
-    @property
-    def app(self) -> Kernel:
-        """Its own app, or that of a member or its body, or of the running task. Raises `ImproperlyConfigured`."""
-        if self._app is None:
-            for task in walk(self):
-                if task._app is not None:
-                    return task._app
-        return super().app
+    def known_app(self) -> Kernel | None:
+        """Its own app, or that of the first member that has one, or of its body."""
+        found = super().known_app()
+        return found if found is not None or self.body is None else self.body.known_app()
 
     def __len__(self) -> int:
         return len(parts_of(self.tasks))
@@ -157,7 +158,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
         body = self._called_back(new_options, given.lineage)
         found = parts_of(self.tasks)
         if not found:
-            return body.calls_with(Given(([],), {}, {}, given.lineage))
+            return body.calls_with(Given(([],), {}, {"group_id": self.header.id}, given.lineage))
         check_chord(self.app, body, found)
         body["chord_size"] = len(found)
         shape = shape_of(self.tasks)
@@ -268,10 +269,6 @@ class chord(Composite):  # noqa: N801 - Celery's name
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for member in self.tasks:
                 member.link_error(errback.clone().set(immutable=True))
-        else:
-            for member in self.tasks:
-                if isinstance(member, chord):
-                    member.link_error(errback)
         self._whole().link_error(errback)
         return errback
 
@@ -432,7 +429,7 @@ def announce(app: Kernel, header: group, size: int, *, nested: bool) -> None:
     try:
         cast("Announcing", app.backend).chord_begins(str(header.id), size)
         if nested:
-            results: GroupResult = header.freeze()
+            results: GroupResult = header.freeze_at(Place())
             results.save()
     except (errors.OperationalError, errors.BackendError) as exc:
         _log.warning("workers of Celery cannot complete the chord %s: its size cannot be stored: %s", header.id, exc)

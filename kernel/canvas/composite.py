@@ -32,14 +32,20 @@ class Composite(Signature[Any]):
         tasks: list[Signature[Any]] = self.kwargs["tasks"]
         return tasks
 
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Any]) -> None:
+        self.kwargs["tasks"] = members(tasks, self["subtask_type"], self._app)
+
     @property
     def app(self) -> Kernel:
         """Its own app, or that of a member, or of the running task. Raises `ImproperlyConfigured`."""
-        if self._app is None:
-            for member in self.tasks:
-                if member._app is not None or member.composite:
-                    return member.app
-        return super().app
+        return self.known_app() or super().app
+
+    def known_app(self) -> Kernel | None:
+        """Its own app, or that of the first member that has one."""
+        if self._app is not None:
+            return self._app
+        return next((app for member in self.tasks if (app := member.known_app()) is not None), None)
 
     def _read(self) -> None:
         tasks = self.kwargs.get("tasks")
@@ -78,6 +84,8 @@ class Composite(Signature[Any]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """Publish what comes first, in one batch. All that is not published then travels with it."""
+        if self._is_nothing():
+            return self._made(options)[1]
         app = self.app
         if app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
@@ -90,6 +98,8 @@ class Composite(Signature[Any]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """`apply_async` for coroutines."""
+        if self._is_nothing():
+            return self._made(options)[1]
         app = self.app
         if app.conf.task_always_eager:
             import asyncio
@@ -117,6 +127,10 @@ class Composite(Signature[Any]):
             if circle is None:
                 raise
             raise cycle_of(circle) from None
+
+    def _is_nothing(self) -> bool:
+        """Whether there is no task in it, which needs no app."""
+        return next(walk(self), None) is None
 
     def _outer_copy(self) -> Self:
         """A copy to be frozen. Where freezing copies the members, they need not be copied for it."""

@@ -39,9 +39,6 @@ class group(Composite):  # noqa: N801 - Celery's name
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __bool__(self) -> bool:
-        return True
-
     # --- making ---------------------------------------------------------------------------------------------
 
     def spread(self) -> list[Signature[Any]]:
@@ -56,7 +53,6 @@ class group(Composite):  # noqa: N801 - Celery's name
 
     def freeze_at(self, place: Place) -> GroupResult:
         """Give it and every member an id. A group in a group has an id of its own."""
-        app = self.app
         own: str = self.options.setdefault("task_id", place.task_id or place.ids())
         flat = self.spread()
         self["args"] = ()
@@ -73,7 +69,7 @@ class group(Composite):  # noqa: N801 - Celery's name
                 result = member.freeze_at(inside.at(group_index=index))
             if result is not None:
                 results.append(result)
-        return GroupResult(own, results, app=app)
+        return GroupResult(own, results, app=self.known_app())
 
     def calls_with(self, given: Given) -> Iterable[Call]:
         new_args, new_kwargs, new_options = self.merged(given.args, given.kwargs, given.options)
@@ -135,7 +131,7 @@ class group(Composite):  # noqa: N801 - Celery's name
         lineage = {name: options[name] for name in ("root_id", "parent_id") if options.get(name) is not None}
         own_kwargs = made.own_kwargs(new_kwargs)
         results = [member.apply(new_args, own_kwargs, **given, **lineage) for member in made.tasks]
-        return GroupResult(made.id, [found for found in results if found is not None], app=made.app)
+        return GroupResult(made.id, [found for found in results if found is not None], app=made.known_app())
 
     # --- changing its members -------------------------------------------------------------------------------
 
@@ -157,7 +153,7 @@ class group(Composite):  # noqa: N801 - Celery's name
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
         """Let each member begin `step` seconds after the one before, the first after `start`, none after `stop`."""
-        countdown = start
+        countdown = float(start)
         for member in self.tasks:
             member.set(countdown=countdown)
             if stop is None or countdown + step <= stop:

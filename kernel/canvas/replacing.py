@@ -34,6 +34,8 @@ def replacement(app: Kernel, request: Request, given: Any) -> Signature[Any]:
     _unfreeze(made)
     for member in made.walk():
         member.options["replaced_task_nesting"] = nesting
+        # Whoever waits for the task waits for what replaces it, and not whoever froze that.
+        member.options.pop("reply_to", None)
     own_id, root_id = request.id, request.root_id or request.id
     if request.is_eager:
         made.freeze_at(Place(task_id=own_id, root_id=root_id, parent_id=request.parent_id))

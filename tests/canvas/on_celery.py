@@ -12,7 +12,7 @@ from typing import Any
 
 import celery
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from tests.canvas.case import Seen, check, observe
 from tests.canvas.shop import Ledger, Shop, fill
@@ -27,7 +27,7 @@ def make(folder: Path) -> tuple[Any, Ledger]:
         task_default_retry_delay=0, worker_hijack_root_logger=False, broker_transport_options={"polling_interval": 0.01}
     )
     ledger = Ledger(str(folder / "ledger"))
-    fill(app, ledger, Ignore)
+    fill(app, ledger, Ignore, Reject)
     return app, ledger
 
 

@@ -35,7 +35,7 @@ class Ledger:
         return [entry for entry in entries if entry["token"] == token]
 
 
-def fill(app: Any, ledger: Ledger, ignore: type[Exception]) -> None:
+def fill(app: Any, ledger: Ledger, ignore: type[Exception], reject: type[Exception]) -> None:
     """Give `app` its tasks. `mark` is ``token:label``: who runs for which case."""
 
     def note(request: Any, mark: str, *args: Any) -> None:
@@ -72,6 +72,11 @@ def fill(app: Any, ledger: Ledger, ignore: type[Exception]) -> None:
     def ignored(self: Any, x: Any = None, mark: str = "") -> None:
         note(self.request, mark, x)
         raise ignore()
+
+    @app.task(name="shop.reject", bind=True)
+    def rejected(self: Any, x: Any = None, mark: str = "") -> None:
+        note(self.request, mark, x)
+        raise reject("no")
 
     @app.task(name="shop.again", bind=True, max_retries=3)
     def again(self: Any, x: Any, times: int = 1, mark: str = "") -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from kernel import Kernel
-from kernel.errors import Ignore
+from kernel.errors import Ignore, Reject
 from tests.canvas.shop import Ledger, fill
 
 
 def make(broker: str, backend: str, ledger: Ledger) -> Kernel:
     app = Kernel("shop", broker=broker, backend=backend, result_extended=True)
-    fill(app, ledger, Ignore)
+    fill(app, ledger, Ignore, Reject)
     return app
 
 

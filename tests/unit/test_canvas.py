@@ -102,7 +102,7 @@ def shape(signature: Any) -> Any:
         (lambda a: add(a) | double(a), ("chain", "add", "double")),
         (lambda a: add(a) | group(double(a), double(a)), ("chain", "add", ("group", "double", "double"))),
         (lambda a: add(a) | group(double(a)), ("chain", "add", "double")),
-        (lambda a: add(a) | group(), "add"),
+        (lambda a: add(a) | group(), ("chain", "add", ("group",))),
         (lambda a: add(a) | (double(a) | double(a)), ("chain", "add", "double", "double")),
         (lambda a: (add(a) | double(a)) | double(a), ("chain", "add", "double", "double")),
         (lambda a: (add(a) | double(a)) | (add(a, 1) | double(a)), ("chain", "add", "double", "add", "double")),
@@ -113,7 +113,10 @@ def shape(signature: Any) -> Any:
         ),
         (lambda a: chain() | group(add(a), add(a)), ("group", "add", "add")),
         (lambda a: chain() | add(a), ("chain", "add")),
-        (lambda a: group() | add(a), "add"),
+        (lambda a: group() | add(a), "celery.chord"),
+        (lambda a: group() | group(), ("group",)),
+        (lambda a: group(add(a), add(a)) | chain(), ("group", "add", "add")),
+        (lambda a: chain(group(), add(a)), ("chain", "add")),
         (lambda a: group(add(a), add(a)) | group(), ("group", "add", "add")),
         (lambda a: chain(add(a)), ("chain", "add")),
         (lambda a: chain([add(a), double(a)]), ("chain", "add", "double")),
@@ -306,11 +309,13 @@ def test_skew(app: Kernel) -> None:
     assert [member.options["countdown"] for member in made.skew(start=2, step=5).tasks] == [2, 7, 12, 17]
 
 
-def test_nothing_to_do(app: Kernel) -> None:
-    assert chain(app=app).delay() is None
-    empty = group(app=app).delay()
-    assert isinstance(empty, GroupResult)
-    assert (empty.get(timeout=1), empty.ready(), empty.successful()) == ([], True, True)
+@pytest.mark.parametrize("make", [lambda: group(), lambda: group(iter(())), lambda: group(group(), chain())])
+def test_nothing_to_do(make: Callable[[], Any]) -> None:
+    """Neither has an app, nor needs one."""
+    assert (bool(group()), chain().delay(), chain().apply()) == (False, None, None)
+    for empty in (make().delay(), make().apply(), asyncio.run(make().aapply_async()), make()()):
+        assert isinstance(empty, GroupResult)
+        assert (empty.get(timeout=1), empty.ready(), empty.successful()) == ([], True, True)
 
 
 def test_maps_go_where_the_task_goes(app: Kernel) -> None:
@@ -468,7 +473,7 @@ def test_a_group_that_does_not_end(app: Kernel) -> None:
 def test_a_group_is_saved_and_restored(running: Kernel) -> None:
     made: Any = (double(running, 1) | group(double(running), add(running, 1))).delay()
     assert made.save() is made
-    again = GroupResult.restore(made.id, app=running)
+    again = running.GroupResult.restore(made.id)
     assert again is not None
     assert (again, again.parent) == (made, made.parent)
     assert again.get(timeout=TIMEOUT) == [4, 3]

@@ -75,6 +75,11 @@ def make_app(**settings: Any) -> Kernel:
     def errback(task_id: str) -> None:
         seen.append(task_id)
 
+    @app.task(name="where", bind=True)
+    def where(self: Task[..., Any], values: Any) -> Any:
+        request: Request = self.request
+        return [request.group, request.group_index]
+
     @app.task(name="silent", ignore_result=True)
     def silent(x: Any) -> None: ...
 
@@ -170,7 +175,8 @@ TWO = ["one", "one"]
             lambda a: chord(ones(a, 1, 2), s(a, "one")) | group(ones(a, 1, 2)),
             ("chain", ("chord", TWO, "one"), ("group", "one", "one")),
         ),
-        (lambda a: chord(ones(a, 1, 2), s(a, "total")) | group(), ("chord", TWO, "total")),
+        (lambda a: chord(ones(a, 1, 2), s(a, "total")) | group(), ("chain", ("chord", TWO, "total"), ("group",))),
+        (lambda a: s(a, "one", 1) | group() | s(a, "total"), ("chain", "one", ("chord", [], "total"))),
         (lambda a: chord(x for x in ones(a, 1, 2)), ("chord", TWO, None)),
         (lambda a: chord(group(ones(a, 1, 2)), s(a, "total")), ("chord", TWO, "total")),
         (lambda a: chord(s(a, "one", 1), s(a, "total")), ("chord", ["one"], "total")),
@@ -428,6 +434,25 @@ def test_errbacks_of_both_forms_are_called_once_however_many_fail(running: Kerne
     assert sorted(item[0] if isinstance(item, tuple) else item for item in seen) == [result.id] * 2
 
 
+def test_the_errback_of_a_chord_is_called_once_when_a_chord_in_it_breaks(running: Kernel) -> None:
+    seen: list[Any] = running.seen  # type: ignore[attr-defined]
+    made = chord([chord([s(running, "fail", 1)], s(running, "one")), s(running, "one", 2)], s(running, "total"))
+    made.link_error(s(running, "errback"))
+    result = made.delay()
+    with pytest.raises(errors.ChordError):
+        result.get(timeout=TIMEOUT)
+    wait_for(lambda: seen)
+    assert chord(ones(running, 1, 2))(s(running, "total")).get(timeout=TIMEOUT) == 3
+    assert seen == [result.id]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_the_task_that_a_chord_calls_knows_the_group(running: Kernel, follows: bool) -> None:
+    body = s(running, "where") | s(running, "one") if follows else s(running, "where")
+    result = chord(ones(running, 1, 2))(body)
+    assert result.get(timeout=TIMEOUT) == [list(result.parents())[-1].id, None]
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_errbacks_of_the_header(allowed: bool) -> None:
     app = make_app(task_allow_error_cb_on_chord_header=allowed)
@@ -439,7 +464,8 @@ def test_errbacks_of_the_header(allowed: bool) -> None:
         assert bool(member.options.get("link_error")) is allowed
         assert [link["immutable"] for link in member.options.get("link_error", ())] == [True] * allowed
         assert nested.body is not None
-        assert nested.body.options["link_error"]
+        # Whoever waits for the outer one is told by it that the nested one is broken.
+        assert bool(nested.body.options.get("link_error")) is allowed
         assert made.body is not None
         assert made.body.options["link_error"]
     finally:

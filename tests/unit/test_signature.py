@@ -14,7 +14,7 @@ from kernel.app import Kernel
 from kernel.call import Call
 from kernel.canvas.chord import chord
 from kernel.request import Request, current_request
-from kernel.signature import Signature, as_signatures, maybe_signature, signature
+from kernel.signature import Lineage, Signature, as_signatures, maybe_signature, signature
 from kernel.task import Task
 
 
@@ -97,7 +97,7 @@ def test_it_is_frozen_once(add: Task[..., Any]) -> None:
     assert sig.apply_async().id == result.id
 
 
-def test_freezing_takes_what_celery_s_does(add: Task[..., Any]) -> None:
+def test_freezing_takes_what_celery_s_does(app: Kernel, add: Task[..., Any]) -> None:
     place: dict[str, Any] = {
         "group_id": "g",
         "chord": {"task": "total"},
@@ -109,10 +109,12 @@ def test_freezing_takes_what_celery_s_does(add: Task[..., Any]) -> None:
         sig = add.s(1)
         given = {name: "own", **place}
         assert sig.freeze(**given).id == "own"
-        assert sig.options == {"task_id": "own", **place}
+        assert sig.options == {"task_id": "own", "reply_to": app.oid, **place}
     by_place = add.s(1)
     by_place.freeze("own", "g", {"task": "total"}, "r", "p", 3)
-    assert by_place.options == {"task_id": "own", **place}
+    assert by_place.options == {"task_id": "own", "reply_to": app.oid, **place}
+    by_place.freeze("other", root_id="s", group_id="h")
+    assert (by_place.id, by_place.root_id, by_place.options["group_id"]) == ("own", "s", "g")
     canvases: list[Any] = [add.s(1) | add.s(2), chord([add.s(1, 1)], add.s(2)), group(add.s(1, 1))]
     for canvas in canvases:
         assert canvas.freeze(_id="last", root_id="r").id == "last"
@@ -199,6 +201,46 @@ def test_the_parts_can_be_set(add: Task[..., Any]) -> None:
     made.args, made.kwargs, made.options, made.immutable = [1], {"y": 2}, {"queue": "q"}, True
     assert made == add.si(1, y=2).set(queue="q")
     assert made.subtask_type is None
+
+
+def test_what_celerys_constructor_takes(app: Kernel, add: Task[..., Any]) -> None:
+    made: Signature[Any] = Signature("add", (1,), type=add, subtask_type="mine", queue="q")
+    assert (made.app, made.subtask_type, made.options) == (app, "mine", {"queue": "q"})
+    made.task, made.subtask_type = "other", None
+    assert (made.task, made["subtask_type"]) == ("other", None)
+    canvases: list[Any] = [add.s(1) | add.s(2), group(add.s(1, 1)), chord([add.s(1, 1)], add.s(2))]
+    for canvas in canvases:
+        canvas.tasks = [add.s(7)]
+        assert [task.args for task in canvas.tasks] == [(7,)]
+
+
+def test_an_option_of_none_takes_one_back_from_a_clone_and_says_nothing_in_a_call(add: Task[..., Any]) -> None:
+    first = add.s(1).set(queue="q")
+    assert first.clone(queue=None).options == {"queue": None}
+    assert first.merged((), {}, {"queue": None})[2] == {"queue": "q"}
+    first.stamp(customer=7)
+    assert first.clone(customer=None).options["customer"] == 7
+
+
+def test_a_task_after_the_bar_is_told_from_its_signature(add: Task[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"which \.s\(\) of the task makes"):
+        _ = add.s(1) | add
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = add.s(1) | 5
+
+
+def test_results_of_what_was_frozen_go_to_whoever_froze_it(app: Kernel, add: Task[..., Any]) -> None:
+    frozen = json.loads(json.dumps((add.s(1) | add.s(2)).set(countdown=0)))
+    made: Any = app.signature(frozen)
+    made.freeze()
+    assert [task.options["reply_to"] for task in made.tasks] == [app.oid] * 2
+    elsewhere = Kernel("elsewhere", broker="memory://", backend="memory://")
+    try:
+        elsewhere.task(name="add")(add.run)
+        (call,) = elsewhere.signature(json.loads(json.dumps(made))).calls(lineage=Lineage(reply_to=elsewhere.oid))
+        assert call.options["reply_to"] == app.oid != elsewhere.oid
+    finally:
+        elsewhere.close()
 
 
 def test_ways_to_make_one(app: Kernel, add: Task[..., Any]) -> None:

@@ -181,6 +181,13 @@ def _failure_records(
     task = None if life.prepared is None else life.prepared.task
     if not stores(life, errors_too=task is not None and bool(task.store_errors_even_if_ignored)):
         return ()
+    return _broken_off(life, outcome, error, publications)
+
+
+def _broken_off(
+    life: Life, outcome: Outcome, error: BaseException, publications: Sequence[Publication]
+) -> tuple[Record, ...]:
+    """The record of a failure, and those of the tasks of its chain, which nobody will run."""
     data = encode_error(life.app, error)
     records = [record(life, outcome, data, publications)]
     if life.request.chain:
@@ -240,7 +247,7 @@ def _rejection(life: Life, conclusion: Conclusion) -> Ending:
     records: tuple[Record, ...] = ()
     if stores(life):
         stored = Outcome(states.FAILURE, runtime=outcome.runtime, error=error, traceback=outcome.traceback)
-        records = (record(life, stored, encode_error(life.app, error), ()),)
+        records = _broken_off(life, stored, error, ())
     breaks = breaking(life, error, again=life.again) if life.request.chord is not None or life.request.chain else ()
     return _ending(life, Verdict.DEAD, outcome, records=records, reason=reason, breaks=breaks)
 

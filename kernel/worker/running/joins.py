@@ -103,6 +103,9 @@ def _completed(life: Life, body: Any, again: bool, parts: Sequence[Record]) -> F
     try:
         signature = as_signature(life, body)
         calls = successors(life, signature, (values,), _body_id(life, signature), again=again)
+        if len(calls) == 1:
+            # What is called with the values of a group knows which one that was, as with Celery.
+            calls[0].options = {"group_id": str(life.request.group), **calls[0].options}
         publications = [life.app.publisher.prepare(call) for call in calls]
     except Exception as exc:
         return _not_published(life, body, again, exc)
