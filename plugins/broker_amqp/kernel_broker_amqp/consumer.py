@@ -7,33 +7,25 @@ which a guard thread sees to when nobody renews in time.
 
 from __future__ import annotations
 
-import json
-import struct
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
-
-from kernel_lib_amqp import frames
-from kernel_lib_amqp.frames import Frame
 
 from kernel import errors
 from kernel.interfaces.broker import ConsumeOptions, Delivery, Settled, Settlement, Verdict
 from kernel_broker_amqp import letters
+from kernel_broker_amqp.arrivals import PAUSES, Arrivals
+from kernel_broker_amqp.credit import Credit
 from kernel_broker_amqp.ended import Ended
-from kernel_broker_amqp.envelope import due_of, restated, state_of
+from kernel_broker_amqp.envelope import restated
 from kernel_broker_amqp.guard import IDLE_SECONDS, Guard
-from kernel_broker_amqp.holds import HOLD, Holds
-from kernel_broker_amqp.line import Claim, Line, Tap, consume_frames
+from kernel_broker_amqp.handouts import Handouts
+from kernel_broker_amqp.holds import Holds
+from kernel_broker_amqp.line import Claim, Line, consume_frames
 from kernel_broker_amqp.publisher import Parcel
 from kernel_broker_amqp.shared import Shared
-
-PAUSES: Final = b"pauses"
-_PIPES: Final = 6
-_CROWDED_SECONDS: Final = 1.0
-_tag = struct.Struct(">Q").unpack_from
 
 
 class AmqpConsumer:
@@ -54,9 +46,11 @@ class AmqpConsumer:
         self._lines = 0
         self._line: Line | None = None
         self._holds = Holds(shared, self._id)
+        self._arrivals = Arrivals(self._holds)
         self._ended = Ended()
+        self._credit = Credit(shared)
+        self._handouts = Handouts(shared, self._ended, self._id)
         self._lock = threading.RLock()
-        self._turn = 0
         self._woken = threading.Event()
         self._is_closed = False
         self._has_lost = False
@@ -117,7 +111,8 @@ class AmqpConsumer:
         beat = min(shared.server.heartbeat, max(1.0, self._options.lease / 2)) if shared.server.heartbeat else 0
         wire = shared.server.connect(heartbeat=beat, role=f"consumer {self._options.owner}")
         try:
-            line = Line(wire, self._queues)
+            self._lines += 1
+            line = Line(wire, self._queues, number=self._lines)
             name, _, _ = line.channel.declare_queue("", durable=False, exclusive=True, auto_delete=True)
             shared.pauses.listen(line.channel, name)
             wire.send(consume_frames(line.channel.number, name, PAUSES, 0))
@@ -126,7 +121,6 @@ class AmqpConsumer:
         except BaseException:
             wire.close()
             raise
-        self._lines += 1
         self._guard.renewed()
         self._ended.connected()
         self._line = line
@@ -165,7 +159,7 @@ class AmqpConsumer:
             return
         try:
             if line is self._line and line.alive and time.monotonic() - self._fetched_at >= IDLE_SECONDS:
-                self._dispatch(line, line.wire.read(0))
+                self._arrivals.sort(line, line.wire.read(0))
                 for tap in line.taps.values():
                     if tap.pipes or tap.buffer:
                         line.narrow(tap)
@@ -177,166 +171,19 @@ class AmqpConsumer:
         if self._guard.hand_over_due:
             self._guard.hand_over_due = False
             self._hand_over(line)
-        self._dispatch(line, line.wire.read(0))
-        self._demand(line, limit, max_bytes)
-        taken = self._hand_out(line, limit, max_bytes)
+        self._arrivals.sort(line, line.wire.read(0))
+        self._credit.grant(line, limit, max_bytes)
+        taken = self._handouts.take(line, limit, max_bytes)
         left = end - time.monotonic()
         if not taken and left > 0 and not self._woken.is_set():
             found = line.wire.read(left)
-            self._dispatch(line, found)
+            self._arrivals.sort(line, found)
             # Whoever waited for it has it at once: what else there is to do can be done while it runs.
-            taken = self._hand_out(line, limit, max_bytes) if found and not self._is_closed else []
+            taken = self._handouts.take(line, limit, max_bytes) if found and not self._is_closed else []
             if not taken:
                 return None
         self._woken.clear()
         return taken
-
-    def _demand(self, line: Line, limit: int, max_bytes: int) -> None:
-        """Let each queue send what is asked for. Credit grows as it is asked for, and shrinks when nobody takes it."""
-        now = time.monotonic()
-        for tap in line.taps.values():
-            if tap.paused:
-                continue
-            if tap.gone:
-                self._shared.declare_again(tap.queue)
-                tap.gone = False
-            want = limit + tap.ahead(now)
-            if tap.size:
-                want = min(want, max(1, int(max_bytes / tap.size)))
-            there = len(tap.buffer) + (tap.room if tap.pipes else 0)
-            missing = want - there
-            if missing > 0 and (missing >= there or not tap.pipes):
-                if len(tap.pipes) >= _PIPES:
-                    missing += sum(pipe.prefetch for pipe in tap.pipes)
-                    line.stop(tap)
-                line.widen(tap, missing)
-            elif len(tap.buffer) > 4 * want:
-                self._shrink(line, tap, now)
-            else:
-                tap.crowded_since = None
-
-    def _shrink(self, line: Line, tap: Tap, now: float) -> None:
-        """First nothing more comes; if what is here lasts for long even so, it is for others to run."""
-        if tap.crowded_since is None:
-            tap.crowded_since = now
-        elif now - tap.crowded_since > _CROWDED_SECONDS:
-            if tap.pipes:
-                line.stop(tap)
-            else:
-                line.narrow(tap)
-
-    def _hand_out(self, line: Line, limit: int, max_bytes: int) -> list[Delivery]:
-        taps = [tap for tap in line.taps.values() if tap.buffer and not tap.paused]
-        taken: list[Delivery] = []
-        later: list[tuple[Claim, float]] = []
-        over: list[Claim] = []
-        size = 0
-        if taps:
-            self._turn += 1
-            at = self._turn % len(taps)
-            taps = taps[at:] + taps[:at]
-        now = time.time()
-        while taps and len(taken) < limit:
-            for tap in tuple(taps):
-                claim = tap.buffer[0]
-                message = claim.read()
-                weight = message.size
-                if taken and size + weight > max_bytes:
-                    taps = []
-                    break
-                tap.buffer.popleft()
-                if not tap.buffer:
-                    taps.remove(tap)
-                if claim.redelivered and self._ended.has(claim):
-                    over.append(claim)
-                    continue
-                if claim.is_early(now):
-                    later.append((claim, due_of(message)))
-                    continue
-                size += weight
-                tap.size = tap.size * 0.9 + weight * 0.1 if tap.size else float(weight)
-                taken.append(self._delivery(claim, now))
-                tap.handed_out(1)
-                if len(taken) >= limit:
-                    break
-        if over:
-            line.settle(over, [])
-            self._ended.acked(over)
-        if later:
-            self._postpone(line, later)
-        return taken
-
-    def _delivery(self, claim: Claim, now: float) -> Delivery:
-        message = claim.read()
-        claim.address()
-        known = state_of(message)
-        starts = known.get("starts")
-        if isinstance(starts, int):
-            claim.starts = max(0, starts)
-        return Delivery(
-            message,
-            claim.tap.queue,
-            f"{self._id}-{self._lines}-{claim.tag}",
-            key=claim,
-            starts=claim.starts,
-            seen=claim.redelivered or starts is not None,
-            claimed_at=now,
-        )
-
-    def _postpone(self, line: Line, later: Sequence[tuple[Claim, float]]) -> None:
-        """What a foreign producer put into the queue before its time waits on the ladder."""
-        parcels = [(self._shared.address(claim.tap.queue, due), claim.head, claim.body) for claim, due in later]
-        self._shared.store(parcels)
-        line.settle([claim for claim, _ in later], [])
-
-    def _dispatch(self, line: Line, found: Sequence[Frame]) -> None:
-        now = time.monotonic()
-        pipes, unsettled = line.pipes, line.unsettled
-        for _, method, args, head, body in found:
-            if method == frames.BASIC_DELIVER:
-                end = 1 + args[0]
-                pipe = pipes.get(args[1:end])
-                tag = _tag(args, end)[0]
-                if pipe is None:
-                    self._special(line, args[1:end], tag, head, body)
-                    continue
-                claim = Claim(line, pipe.tap, pipe, tag, args, head, body, now)
-                unsettled[tag] = claim
-                pipe.outstanding += 1
-                if pipe.given_up:
-                    line.settle([], [claim])
-                else:
-                    pipe.tap.buffer.append(claim)
-            elif method == frames.BASIC_CANCEL_OK:
-                # After this nothing comes of it any more.
-                pipes.pop(args[1 : 1 + args[0]], None)
-            elif method == frames.BASIC_CANCEL:
-                self._cancelled(line, frames.read_short(args, 0)[0].encode())
-            elif method == frames.CHANNEL_CLOSE:
-                line.wire.sever("the server closed the channel")
-                line.wire.check(line.channel.number)
-
-    def _special(self, line: Line, name: bytes, tag: int, head: bytes, body: bytes) -> None:
-        if name.startswith(HOLD):
-            self._holds.arrived(line, tag, head)
-        elif name == PAUSES:
-            line.drop(tag, to_queue=False)
-            with suppress(ValueError, KeyError, TypeError):
-                notice = json.loads(body)
-                self._pause(line, line.taps[notice["queue"]], paused=bool(notice["paused"]))
-
-    def _pause(self, line: Line, tap: Tap, *, paused: bool) -> None:
-        if tap.paused != paused:
-            tap.paused = paused
-            if paused:
-                line.narrow(tap)
-
-    def _cancelled(self, line: Line, name: bytes) -> None:
-        """The server ended a consumer: its queue was deleted. What was delivered from it is ours still."""
-        pipe = line.pipes.get(name)
-        if pipe is not None and pipe in pipe.tap.pipes:
-            pipe.tap.pipes.remove(pipe)
-            pipe.tap.gone = True
 
     # --- ends ---------------------------------------------------------------------------------------------------
 
@@ -406,7 +253,7 @@ class AmqpConsumer:
         line = self._line
         if line is not None and line.alive:
             with suppress(errors.OperationalError):
-                self._dispatch(line, line.wire.read(0))
+                self._arrivals.sort(line, line.wire.read(0))
 
     def _needs_copy(self, claim: Claim, item: Settlement) -> bool:
         return item.charged or item.delay > 0 or claim.moved or claim.tap.gone
@@ -437,7 +284,7 @@ class AmqpConsumer:
                 raise errors.OperationalError(
                     f"{line.wire.shown} did not deliver {len(wanted)} copies within {self._shared.timeout:g} s"
                 )
-            self._dispatch(line, line.wire.read(left))
+            self._arrivals.sort(line, line.wire.read(left))
 
     def _hand_over_now(self) -> bool:
         """By the guard; False when a fetch is under way, which is woken to do it."""
@@ -449,7 +296,7 @@ class AmqpConsumer:
         try:
             line = self._line
             if line is not None and line.alive and not self._is_closed:
-                self._dispatch(line, line.wire.read(0))
+                self._arrivals.sort(line, line.wire.read(0))
                 self._hand_over(line)
         finally:
             self._lock.release()

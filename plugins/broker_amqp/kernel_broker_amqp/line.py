@@ -132,10 +132,12 @@ class Tap:
 
 
 class Line:
-    """A connection's one channel, and what is unsettled on it, by tag and in the order of tags."""
+    """A connection's one channel, and what is unsettled on it, by tag and in the order of tags. `number` tells it from
+    the consumer's others."""
 
-    def __init__(self, wire: Wire, queues: Sequence[str]) -> None:
+    def __init__(self, wire: Wire, queues: Sequence[str], *, number: int = 1) -> None:
         self.wire = wire
+        self.number = number
         self.channel = Channel(wire)
         self.taps = {queue: Tap(queue) for queue in queues}
         self.pipes: dict[bytes, Pipe] = {}
