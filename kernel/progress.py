@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernel import failure, states
 from kernel.interfaces.backend import Record
+from kernel.results.extended import extend
 
 if TYPE_CHECKING:
     from kernel.request import Request
@@ -49,6 +50,8 @@ def update_state(task: Task[..., Any], task_id: str | None, state: str | None, m
         reply_to=request.reply_to or None if own else None,
         name=task.name if own else None,
     )
+    if own:
+        extend(record, request, app)
     if own and request.sink is not None:
         request.sink.progress([record])
     elif not request.is_eager or task.store_eager_result:

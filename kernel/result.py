@@ -165,12 +165,11 @@ class AsyncResult(Known, Revocable, Generic[R_co]):
     def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> Any:
         """The value or meta as it is now; the task's exception is raised when it failed."""
         record = self._load()
-        value = None if record is None else self._value_of(record)
+        if record is not None:
+            return self._answer(record, propagate, callback)
         if callback is not None:
-            callback(self.id, value)
-        if propagate and record is not None and record.state in states.PROPAGATE_STATES:
-            raise _with_traceback(value, record)
-        return value
+            callback(self.id, None)
+        return None
 
     maybe_reraise = maybe_throw
     throw = maybe_throw
@@ -178,12 +177,16 @@ class AsyncResult(Known, Revocable, Generic[R_co]):
     def _conclude(self, propagate: bool, callback: Callback | None) -> R_co:
         record = self._record
         assert record is not None, "a wait ends with a terminal record"
+        return cast("R_co", self._answer(record, propagate, callback))
+
+    def _answer(self, record: Record, propagate: bool, callback: Callback | None) -> Any:
+        """What `record` says; an error that is raised is told by that, and not to `callback`."""
         value = self._value_of(record)
-        if callback is not None:
-            callback(self.id, value)
         if propagate and record.state in states.PROPAGATE_STATES:
             raise _with_traceback(value, record)
-        return cast("R_co", value)
+        if callback is not None:
+            callback(self.id, value)
+        return value
 
     def _throw_of_parents(self) -> None:
         # A member of a chord that fails makes the body fail, with a `ChordError` that names it: whoever waits for

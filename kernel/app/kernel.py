@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kernel.app.aio import Bridge
     from kernel.app.amqp import Amqp
     from kernel.app.calls import Calls
+    from kernel.app.groups import Groups
     from kernel.app.opened import Opened
     from kernel.blueprint import Blueprint
     from kernel.control import Control
@@ -238,13 +239,12 @@ class Kernel(Connecting):
 
         return result.AsyncResult(id, backend, task_name, self, parent)
 
-    def GroupResult(  # noqa: N802 - Celery's name
-        self, id: str | None = None, results: Iterable[Any] = (), parent: Any = None
-    ) -> groupresult.GroupResult:
-        """The results of a group, under its id."""
-        from kernel import groupresult
+    @property
+    def GroupResult(self) -> Groups:  # noqa: N802 - Celery's name
+        """Called, the results of a group under its id; ``app.GroupResult.restore(id)`` those that were saved."""
+        from kernel.app.groups import Groups
 
-        return groupresult.GroupResult(id, results, parent, app=self)
+        return Groups(self)
 
     def ResultSet(self, results: Iterable[Any] = ()) -> groupresult.ResultSet:  # noqa: N802 - Celery's name
         """Results that are asked and awaited together."""

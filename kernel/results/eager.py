@@ -48,10 +48,10 @@ class EagerResult(ResultNode, Generic[R_co]):
         `AsyncResult.get` are taken and mean nothing here."""
         if disable_sync_subtasks:
             assert_will_not_block()
-        if callback is not None:
-            callback(self.id, self._result)
         if propagate and self._state in states.PROPAGATE_STATES:
             raise as_exception(self._result)
+        if callback is not None:
+            callback(self.id, self._result)
         return cast("R_co", self._result)
 
     wait = get

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _UNSET: Final = object()
 _EXTENDED: Final = ("name", "worker", "retries", "queue", "group_id", "parent_id")
+_ARGUMENTS: Final = ("args", "kwargs")
 _SEEN: Final = 1000
 """States that a result remembers of those that it was told."""
 
@@ -120,13 +121,13 @@ class Known(ResultNode):
 
     @property
     def children(self) -> list[Any] | None:
-        """The results of the tasks that this one called; None when it called none or has not ended."""
+        """The results of the tasks that this one called; None when it has not ended."""
         from kernel.result import result_from_tuple
 
         record = self._load()
-        if record is None or record.children is None:
+        if record is None or (record.children is None and record.state not in states.READY_STATES):
             return None
-        return [result_from_tuple(item, self.app) for item in json.loads(record.children)]
+        return [result_from_tuple(item, self.app) for item in json.loads(record.children or "[]")]
 
     @property
     def date_done(self) -> datetime | None:
@@ -277,14 +278,15 @@ class Known(ResultNode):
     def _decoded(self, name: str) -> Any:
         record = self._load()
         data = None if record is None else getattr(record, name)
-        if record is None or data is None:
-            return None
+        return None if record is None or data is None else self._decode(record, data)
+
+    def _decode(self, record: Record, data: bytes) -> Any:
         return self.app.codecs.decode_result(data, record.content_type, record.content_encoding)
 
     def _value_of(self, record: Record) -> Any:
         if record is self._record and self._value is not _UNSET:
             return self._value
-        value = self.app.codecs.decode_result(record.result, record.content_type, record.content_encoding)
+        value = self._decode(record, record.result)
         if record.state in states.EXCEPTION_STATES:
             value = failure.decode_exception(value)
         if record is self._record:
@@ -301,7 +303,7 @@ class Known(ResultNode):
     def _meta(self, record: Record) -> dict[str, Any]:
         """A record with Celery's names, as `on_message` gets it."""
         done = record.date_done
-        meta = {
+        meta: dict[str, Any] = {
             "status": record.state,
             "result": self._value_of(record),
             "traceback": record.traceback,
@@ -309,8 +311,13 @@ class Known(ResultNode):
             "date_done": None if done is None else datetime.fromtimestamp(done, tz=UTC).isoformat(),
             "task_id": record.id,
         }
-        more = {name: value for name in _EXTENDED if (value := getattr(record, name)) is not None}
-        return {**meta, **more} if more else meta
+        for name in _EXTENDED:
+            if (value := getattr(record, name)) is not None:
+                meta[name] = value
+        for name in _ARGUMENTS:
+            if (value := getattr(record, name)) is not None:
+                meta[name] = self._decode(record, value)
+        return meta
 
 
 def _same(one: Record, other: Record) -> bool:

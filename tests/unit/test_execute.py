@@ -358,6 +358,22 @@ def test_update_state_goes_through_the_sink(bench: Bench, app: Kernel) -> None:
     assert (record.id, record.state, bench.value(record)) == ("x", "PROGRESS", {"done": 1})
 
 
+def test_states_of_extended_results_say_which_call_runs_and_where(bench: Bench, app: Kernel) -> None:
+    app.conf.result_extended = True
+
+    @app.task(bind=True, track_started=True)
+    def body(self: Any, value: int) -> None:
+        self.update_state(state="PROGRESS")
+
+    bench.run(body, kwargs={"value": 5}, task_id="x", retries=1)
+    assert [record.state for record in bench.states] == [states.STARTED, "PROGRESS"]
+    for record in bench.states:
+        assert (record.name, record.worker, record.retries, record.queue) == (body.name, "worker@host", 1, "celery")
+        app.backend.store([record])
+        result = app.AsyncResult("x")
+        assert (result.args, result.kwargs) == ([], {"value": 5})
+
+
 # --- obituaries ---------------------------------------------------------------------------------------------
 
 

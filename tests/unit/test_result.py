@@ -151,6 +151,12 @@ def test_children(app: Kernel) -> None:
     assert result.children[0].app is app
 
 
+def test_who_called_nothing_has_no_children_and_who_has_not_ended_may_have_some(app: Kernel) -> None:
+    assert stored(app, states.SUCCESS, 1).children == []
+    app.backend.store([record(app, "runs", states.STARTED, {})])
+    assert app.AsyncResult("runs").children is None
+
+
 # --- waiting ------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +173,25 @@ def test_get_times_out(app: Kernel) -> None:
         result.get(timeout=0.02)
     with pytest.raises(TimeoutError):
         result.wait(timeout=0)
+
+
+def test_an_error_is_raised_or_told_to_the_callback_and_not_both(app: Kernel) -> None:
+    calls: list[tuple[str, str]] = []
+    failed = stored(app, states.FAILURE, {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+    eager: EagerResult[None] = EagerResult("id-1", ValueError("no"), states.FAILURE)
+    for ask in (failed.get, failed.maybe_throw, eager.get, eager.maybe_throw):
+        with pytest.raises(ValueError, match="no"):
+            ask(callback=lambda task_id, value: calls.append((task_id, str(value))))
+        assert calls == []
+        ask(propagate=False, callback=lambda task_id, value: calls.append((task_id, str(value))))
+        assert calls.pop() == ("id-1", "no")
+
+
+def test_messages_have_the_arguments_of_extended_results(app: Kernel) -> None:
+    args, kwargs = app.codecs.encode_result([1, 2])[0], app.codecs.encode_result({"a": 3})[0]
+    messages: list[dict[str, Any]] = []
+    stored(app, states.SUCCESS, 1, name="t", args=args, kwargs=kwargs).get(timeout=LIMIT, on_message=messages.append)
+    assert [(each["name"], each["args"], each["kwargs"]) for each in messages] == [("t", [1, 2], {"a": 3})]
 
 
 def test_callback_message_and_interval(app: Kernel) -> None:

@@ -19,6 +19,7 @@ from kernel.interfaces.backend import Backend, Record, replaces
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import Outcome
 from kernel.request import Request, current_request
+from kernel.results.extended import extend
 from kernel.routing.queue import PRIVATE
 from kernel.worker.assignment import Assignment, Ending, Obituary, Sink
 from kernel.worker.running import end as ends
@@ -272,6 +273,7 @@ class Executor:
             task=name if isinstance(name, str) else "",
             message=message,
             hostname=self.hostname,
+            queue=assignment.queue,
             called_directly=False,
         )
 
@@ -370,6 +372,7 @@ class Executor:
             reply_to=life.request.reply_to or None,
             name=life.name,
         )
+        extend(record, life.request, self.app)
         try:
             self._sink.progress((record,))
         except Exception as exc:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kernel import errors, failure, states
 from kernel.interfaces.backend import Record
 from kernel.interfaces.outcome import Outcome
 from kernel.message import Publication
 from kernel.result import AsyncResult, children_text
+from kernel.results.extended import extend
 from kernel.worker.running.life import Life
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def record(life: Life, outcome: Outcome, data: Encoded, publications: Sequence[P
         attempt=request.kernel_replay,
         reply_to=request.reply_to or None,
     )
-    if life.app.conf.result_extended:
-        _extend(life, made)
+    extend(made, request, life.app)
     return made
 
 
@@ -85,24 +84,3 @@ def unreached(
         # The rest of a canvas is awaited where its beginning was called.
         reply_to=reply_to or life.request.reply_to or None,
     )
-
-
-def _extend(life: Life, made: Record) -> None:
-    request = life.request
-    made.name = request.task
-    made.args = _encoded_or_text(life.app, list(request.args), request.argsrepr)
-    made.kwargs = _encoded_or_text(life.app, dict(request.kwargs), request.kwargsrepr)
-    made.worker = life.hostname
-    made.retries = request.retries
-    made.queue = life.assignment.queue
-    if request.stamped_headers or request.stamps:
-        stamps = {"stamped_headers": request.stamped_headers, "stamps": request.stamps}
-        made.stamps = json.dumps(stamps, default=str)
-
-
-def _encoded_or_text(app: Kernel, value: Any, text: str | None) -> bytes:
-    """Arguments may have come by a serializer that knows more types than that of the results."""
-    try:
-        return app.codecs.encode_result(value)[0]
-    except errors.EncodeError:
-        return app.codecs.encode_result(text)[0]
