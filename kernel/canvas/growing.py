@@ -73,7 +73,7 @@ def _place(app: Kernel, request: Request) -> tuple[int, int]:
         raise ValueError("add_to_chord is for tasks in the header of a chord, and this one is in none")
     size, index = request.chord.get("chord_size"), request.group_index
     if app.opened.joins is None or not isinstance(app.backend, Growing):
-        _cannot("the chords of this result backend cannot grow: use Redis, SQL or memory")
+        _cannot("the chords of this result backend cannot grow: use Redis, SQL, rpc or memory")
     if not isinstance(size, int) or not isinstance(index, int) or size < 1 or index < 0:
         _cannot(f"nobody says how many members this chord has and which this one is ({size!r:.40}, {index!r:.40})")
     return size, index

@@ -139,10 +139,10 @@ WON = StoreOutcome(StoreState.WON)
 @dataclass(frozen=True, slots=True)
 class ChordPart:
     """The terminal record of member `index`, from 0, of a chord of `size` members; what is kept of it is id, state,
-    attempt, and the result with its kind. Backends with `foreign_chords` are
-    given some of an unknown size, which is 0, and index, which is -1, too. Of one that was `added` meanwhile
-    (`Growing.grow_chord`) the index is `size` or more. `again`: it may have been brought before, by a
-    process that is gone, and what that had begun there is not over: nobody else sees to it."""
+    attempt, and the result with its kind. Backends with `foreign_chords` are given some of an unknown size, which is 0,
+    and index, which is -1, too. Of one that was `added` meanwhile (`Growing.grow_chord`) the index is `size` or more.
+    `again`: a process may have died over bringing it before. What that one had under way is this one's to see to, and
+    nobody else's."""
 
     chord_id: str
     size: int

@@ -49,6 +49,13 @@ def test_killed_between_the_last_part_and_the_body(project: Project, tally: Tall
 
 
 @pytest.mark.thorough
+@pytest.mark.case("C2", note="chords that grow, too")
+@pytest.mark.parametrize("point", ["task.decided=kill@4", *chords.POINTS])
+def test_killed_while_the_chord_grows(project: Project, tally: Tally, rounds: Rounds, point: str) -> None:
+    chords.killed_at(project, tally, point, rounds(1, 10), kept=False, begin=chords.start_growing)
+
+
+@pytest.mark.thorough
 @pytest.mark.case("C3")
 def test_a_body_that_cannot_be_published(
     tmp_path: Path, kernel_rabbitmq: RabbitProcess, kernel_rabbitmq_url: str, tally: Tally, rounds: Rounds

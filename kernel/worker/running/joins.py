@@ -62,8 +62,10 @@ def joining(life: Life, record: Record, *, again: bool) -> Join | None:
         content_encoding=record.content_encoding,
         attempt=record.attempt,
     )
+    # A retry does not say whether the run that asked for it was the first.
+    before = again or request.retries > 0
     return Join(
-        ChordPart(request.group, size, index, part, added, again),
+        ChordPart(request.group, size, index, part, added, before),
         partial(_completed, life, request.chord, again),
         partial(_not_published, life, request.chord, again),
         here=life.assignment.joined,
