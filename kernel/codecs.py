@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from kernel import drivers, errors
+from kernel.deferred import DeferredMessage
 from kernel.drivers import entrypoints
 from kernel.interfaces.serializer import Compressor, Serializer
 
@@ -183,6 +184,8 @@ class Codecs:
         that are not what they say, and `InvalidTaskError` for values that are no task's.
         """
         codec = self._accepted_codec(message.content_type, self.accepted(), "accept_content")
+        if isinstance(message, DeferredMessage):
+            return _triple(message.unwritten.parts())
         body = message.body
         compression = message.header("compression")
         if compression is not None:

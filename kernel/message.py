@@ -226,7 +226,7 @@ class Message:
     def __repr__(self) -> str:
         return f"<Message {self.content_type} {self.size} bytes>"
 
-    def pack(self) -> bytes:
+    def pack(self, *, with_body: bool = True) -> bytes:
         """The message as one self-contained frame for use between our own processes.
 
         The frame starts with four big-endian lengths (headers, content type + encoding, properties, body).
@@ -237,8 +237,9 @@ class Message:
         properties = self.raw_properties
         if len(kind) > _MAX_TEXT or len(properties) > _MAX_TEXT:
             raise errors.InvalidTaskError("content type or properties of a message are over 64 KiB")
-        head = _FRAME.pack(len(headers), len(kind), len(properties), len(self.body))
-        return b"".join((head, headers, kind, properties, self.body))
+        body = self.body if with_body else b""
+        head = _FRAME.pack(len(headers), len(kind), len(properties), len(body))
+        return b"".join((head, headers, kind, properties, body))
 
     @classmethod
     def unpack(cls, frame: bytes | memoryview) -> Message:

@@ -14,6 +14,7 @@ from kernel import errors, plan
 from kernel.call import NO_OPTIONS, Call, due_moment, expiry_moment, iso_text
 from kernel.codecs import EMPTY_EMBED
 from kernel.config import version
+from kernel.deferred import Unwritten, message_of
 from kernel.deliver import Delivering, RetryPolicy
 from kernel.message import Message, Publication
 from kernel.naming import derive_id, new_id, process_name
@@ -50,8 +51,11 @@ class Publisher:
 
     # --- making messages ------------------------------------------------------------------------------------
 
-    def prepare(self, call: Call) -> Publication:
+    def prepare(self, call: Call, *, after: Message | None = None) -> Publication:
         """The message of a call and where it goes, edited by plugins (`kernel_publish_start`).
+
+        `after` is for what is most likely run here, when the task of that message has ended: its body is written when
+        it is needed, if the chain in it is what was read from that message.
 
         Plugins edit here, and not when it is sent: a message may also travel with a settlement, and this is the
         caller's thread and context. Raises what they raise, TypeError and ValueError for options that cannot be,
@@ -63,7 +67,7 @@ class Publisher:
         if made.plain and not call.options and not call.redelivered:
             publication = made.publication(call.args, call.kwargs, task_id, root_id, parent_id)
         else:
-            publication = self._prepare_with_options(made, call, (task_id, root_id, parent_id))
+            publication = self._prepare_with_options(made, call, (task_id, root_id, parent_id), after)
         return self.edited(publication)
 
     def edited(self, publication: Publication) -> Publication:
@@ -124,7 +128,9 @@ class Publisher:
         request = running_request()
         return request if request is not None and request.app is self._app else None
 
-    def _prepare_with_options(self, made: Plan, call: Call, lineage: tuple[str, str, str | None]) -> Publication:
+    def _prepare_with_options(
+        self, made: Plan, call: Call, lineage: tuple[str, str, str | None], after: Message | None
+    ) -> Publication:
         app = self._app
         known, extra = split_call_options(call.options)
         options, address = self._merge(made, call, known)
@@ -133,9 +139,7 @@ class Publisher:
         expires = options.get("expires")
         until = None if expires is None else expiry_moment(expires, app.timezone, now)
         embed = _embed(options, plain=not app.codecs.takes_subclasses(options["serializer"]))
-        body, content_type, encoding, added = app.codecs.encode_body(
-            call.args, call.kwargs, embed, serializer=options["serializer"], compression=options.get("compression")
-        )
+        body, content_type, encoding, added = self._body(call, embed, options, after)
         headers = self._headers(made, call, options, lineage)
         headers.update(added, eta=due and iso_text(due), expires=until and iso_text(until), **address.headers)
         priority = self._priority(options)
@@ -153,7 +157,7 @@ class Publisher:
                 _logger().warning("task %s[%s] expired %.0f s before it was sent", call.name, lineage[0], -left)
         props.update(options.get("properties") or {}, **extra)
         return Publication(
-            Message(
+            message_of(
                 _json(headers, "headers"),
                 body,
                 content_type=content_type,
@@ -169,6 +173,21 @@ class Publisher:
             routing_key=address.routing_key,
             persistent=persistent,
         )
+
+    def _body(
+        self, call: Call, embed: Mapping[str, Any], options: Mapping[str, Any], after: Message | None
+    ) -> tuple[bytes | Unwritten, str, str, Mapping[str, Any]]:
+        """As `Codecs.encode_body`."""
+        codecs, serializer, compression = self._app.codecs, options["serializer"], options.get("compression")
+        chain = embed["chain"]
+        codec = codecs.serializer(serializer)
+        if after is None or not chain or compression is not None or codec.content_type != after.content_type:
+            return codecs.encode_body(call.args, call.kwargs, embed, serializer=serializer, compression=compression)
+        start, content_type, encoding, added = codecs.encode_body(
+            call.args, call.kwargs, {**embed, "chain": None}, serializer=serializer
+        )
+        size = len(start) + after.size * len(chain) // (len(chain) + 1)
+        return Unwritten(codec, start, chain, size=size), content_type, encoding, added
 
     def _merge(self, made: Plan, call: Call, given: dict[str, Any]) -> tuple[dict[str, Any], Address]:
         """What the settings say, under the route, under the task's own options, under what the caller says."""

@@ -219,6 +219,13 @@ class Ending:
         return left
 
 
+class Step(NamedTuple):
+    """An end that was carried out where the task ran, and the message that runs there next under its claim."""
+
+    ending: Ending
+    following: Message | None
+
+
 def are_plain(endings: Sequence[Ending], *, with_payload: bool) -> bool:
     """Whether these are the usual ones: of tasks of one name, in one state, and with nothing but an ACK. With
     `with_payload` their records, parts and publications are still to be carried out, and so make a difference."""

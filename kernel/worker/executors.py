@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from kernel.message import Message
-from kernel.worker.assignment import Ending
+from kernel.worker.assignment import Ending, Step
 from kernel.worker.claims.ledger import Item
 from kernel.worker.slots import Holding
 
@@ -31,8 +30,9 @@ class Listener(Protocol):
 
     def on_ended(self, ending: Ending) -> None: ...
 
-    def on_carried_out(self, ending: Ending, following: Message | None) -> None:
-        """A task's end was carried out where it ran: it is settled, or its claim is that of what runs there next."""
+    def on_carried_out(self, steps: Sequence[Step]) -> None:
+        """The ends of a task, and of those that followed it one by one under its claim, were carried out where they
+        ran: the claim is settled, or that of what runs there next."""
         ...
 
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -258,6 +258,14 @@ class Ledger:
     def get(self, seq: int) -> Item | None:
         return self._items.get(seq)
 
+    def runs_as(self, seq: int) -> Item | None:
+        """The message whose claim it is that runs under this number: its own, or that of what it follows, while nothing
+        was heard of it yet."""
+        found = self._items.get(seq)
+        if found is None:
+            found = next((item for item in self if item.lent and item.lent.following <= seq <= item.lent.last), None)
+        return found
+
     def send(self, items: Sequence[Item]) -> None:
         """They are out; they were not before."""
         for item in items:
@@ -313,16 +321,24 @@ class Ledger:
             if item.place is Place.SENT:
                 self._count(item, -1)
 
+    def _claims_of(self, numbers: Iterable[int]) -> list[int]:
+        """Those under whose claims something runs, by the numbers of what runs."""
+        found = [(self.runs_as(seq), seq) for seq in numbers]
+        return [item.seq for item, seq in found if item is not None and item.seq != seq]
+
     def account(
         self, dead: Iterable[Holding], living: Collection[int], *, recalled: Collection[int] | None = None
     ) -> Accounts:
         """Sort what was sent after the death of a child that held `dead`; `living` are the numbers that
         other children hold. The inbox must have been emptied (of `recalled`) and the epoch raised before."""
         # What has ended and was not sent has begun, too: whoever runs it next has to look for its record first.
-        started: Mapping[int, bool] = {holding.seq: holding.started != 0 for holding in dead}
+        started: dict[int, bool] = {holding.seq: holding.started != 0 for holding in dead}
+        # What runs under the claim of another, and was not told of yet, begins when that has ended.
+        started.update(dict.fromkeys(self._claims_of(started), True))
+        held = {*living, *self._claims_of(living)}
         accounts = Accounts()
         for item in self:
-            if item.place is not Place.SENT or item.seq in living:
+            if item.place is not Place.SENT or item.seq in held:
                 continue
             if recalled is not None and item.seq not in started and item.seq not in recalled:
                 item.vanished += 1

@@ -42,7 +42,7 @@ class Revoked:
     """Ids, and stamps, that must not run; the oldest ids are forgotten when there are more than 50,000."""
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids: OrderedDict[str, bool] = OrderedDict()
         self.stamps = RevokedStamps()
 
     def __contains__(self, task_id: str) -> bool:
@@ -55,8 +55,12 @@ class Revoked:
         """Whether a message of this id and with these headers must not run."""
         return task_id in self._ids or bool(self.stamps and self.stamps.match(headers))
 
-    def add(self, task_id: str) -> None:
-        self._ids[task_id] = None
+    def ends(self, task_id: str) -> bool:
+        """Whether it is to be ended where it runs, too."""
+        return self._ids.get(task_id, False)
+
+    def add(self, task_id: str, *, terminate: bool = False) -> None:
+        self._ids[task_id] = terminate or self.ends(task_id)
         while len(self._ids) > _MAX_IDS:
             self._ids.popitem(last=False)
 

@@ -6,15 +6,14 @@ import logging
 from collections.abc import Sequence
 
 from kernel.extensions import Extensions
-from kernel.interfaces.broker import Settled, Settlement, Verdict
-from kernel.message import Message
-from kernel.worker.assignment import Ending, Obituary
+from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
+from kernel.worker.assignment import Ending, Obituary, Step
 from kernel.worker.claims.ledger import Item, Ledger, Place
 from kernel.worker.claims.pump import Pump
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.fate import Fate
 from kernel.worker.engine.pace import Pace
-from kernel.worker.engine.permits import Permits
+from kernel.worker.engine.permits import Permits, advanced
 from kernel.worker.engine.shutdown import Shutdown, Stage
 
 _log = logging.getLogger("kernel.worker")
@@ -91,15 +90,23 @@ class Departures:
             self._dispatcher.joins.begin(len(ending.parts))
         return made
 
-    def carried_out(self, ending: Ending, following: Message | None) -> Item | None:
-        """A task's end was carried out where it ran; what runs there next."""
-        item = self._ledger.get(ending.seq)
+    def carried_out(self, steps: Sequence[Step]) -> Item | None:
+        """The ends of a task, and of those that followed it one by one under its claim, were carried out where they
+        ran; what runs there next."""
+        item = self._ledger.get(steps[0].ending.seq)
         if item is None or item.place is not Place.SENT:
             return None  # of a number that was taken back
-        self.processed += 1
-        self._pace.note(ending.task, ending.runtime)
-        self._extensions.observe(self._extensions.hot.kernel_message_settled, item.delivery, ending.verdict)
-        running = self._permits.carried_out(item, following)
+        hot, last = self._extensions.hot, steps[-1].ending
+        delivery: Delivery | None = item.delivery
+        for ending, following in steps:
+            self.processed += 1
+            self._pace.note(ending.task, ending.runtime)
+            if delivery is not None:
+                self._extensions.observe(hot.kernel_message_settled, delivery, ending.verdict)
+            delivery = advanced(item.delivery, following) if following is not None else None
+            if delivery is not None and ending is not last:
+                self._extensions.observe(hot.kernel_message_received, delivery)
+        running = self._permits.carried_out(item, len(steps), steps[-1].following)
         self._dispatcher.left(item)
         if running is None:
             self._pump.has_room()

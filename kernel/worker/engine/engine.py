@@ -17,9 +17,8 @@ from typing import Any, Final
 
 from kernel.extensions import Extensions
 from kernel.interfaces.broker import Broker, ConsumeOptions, Verdict
-from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.assignment import Ending
+from kernel.worker.assignment import Ending, Step
 from kernel.worker.claims.broadcasts import Broadcasts
 from kernel.worker.claims.lease import Renewer
 from kernel.worker.claims.ledger import Item, Ledger, Place
@@ -357,10 +356,12 @@ class Engine:
     def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
         self._departures.done(task, ends)
 
-    def on_carried_out(self, ending: Ending, following: Message | None) -> None:
-        running = self._departures.carried_out(ending, following)
+    def on_carried_out(self, steps: Sequence[Step]) -> None:
+        running = self._departures.carried_out(steps)
         if running is not None:
             self._arrivals.went_on(running)
+            if self._revoked.ends(running.id):
+                self._keeper.terminate(running.seq)
 
     def on_dropped(self, seq: int, epoch: int) -> None:
         item = self._ledger.get(seq)
@@ -407,7 +408,7 @@ class Engine:
     def _on_lease_lost(self) -> None:
         """On the renewer's thread, and perhaps again: what runs is told once, where its runner can be."""
         for holding in self._executors.holdings():
-            item = self._ledger.get(holding.seq)
+            item = self._ledger.runs_as(holding.seq)
             if holding.started > 0 and item is not None and not (item.acked or item.lost):
                 item.lost = True
                 self._executors.mark(holding, slots.MARK_LEASE)

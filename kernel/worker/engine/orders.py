@@ -45,10 +45,10 @@ class Orders:
             if command.method == "shutdown":
                 self._stop("shutdown by command")
             elif command.method == "revoke":
-                ids = set(task_ids(command.arguments))
+                ids, terminate = set(task_ids(command.arguments)), bool(command.arguments.get("terminate"))
                 for task_id in ids:
-                    self._revoked.add(task_id)
-                self._revoke(lambda item: item.id in ids, terminate=bool(command.arguments.get("terminate")))
+                    self._revoked.add(task_id, terminate=terminate)
+                self._revoke(lambda item: item.id in ids, terminate=terminate)
             elif command.method == "revoke_by_stamped_headers":
                 meant = RevokedStamps()
                 for stamps in (self._revoked.stamps, meant):

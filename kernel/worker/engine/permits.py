@@ -52,17 +52,17 @@ class Permits:
             first = self._ledger.reserve(_LINKS)
             item.lent = Lent(key, first, first + _LINKS - 1)
 
-    def carried_out(self, item: Item, following: Message | None) -> Item | None:
-        """Its end was carried out by whoever ran it; what he runs next, entered into the ledger."""
+    def carried_out(self, item: Item, count: int, following: Message | None) -> Item | None:
+        """Its end, and so many in all under its claim, were carried out by whoever ran it; what he runs next, entered
+        into the ledger."""
         delivery, lent = item.delivery, item.lent
         if following is None or lent is None:
             if self._lender is not None:
                 self._lender.finished(delivery)
             return None
-        claim = Delivery(following, delivery.queue, delivery.token, key=delivery.key, claimed_at=delivery.claimed_at)
-        claim.advanced = True
-        found = self._ledger.enter(claim, seq=lent.following)
-        found.lent = Lent(lent.key, lent.following + 1, lent.last)
+        seq = lent.following + count - 1
+        found = self._ledger.enter(advanced(delivery, following), seq=seq)
+        found.lent = Lent(lent.key, seq + 1, lent.last)
         return found
 
     @property
@@ -79,3 +79,10 @@ class Permits:
         if allowed is not self._allowed:
             self._allowed = allowed
             self._executors.let_go_on(allowed)
+
+
+def advanced(delivery: Delivery, following: Message) -> Delivery:
+    """What runs under the claim of another message, which has ended."""
+    claim = Delivery(following, delivery.queue, delivery.token, key=delivery.key, claimed_at=delivery.claimed_at)
+    claim.advanced = True
+    return claim

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kernel import drivers
 from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import PoolConfig
-from kernel.message import Message
 from kernel.worker import logs, lookout, manifest
-from kernel.worker.assignment import Ending
+from kernel.worker.assignment import Ending, Step
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.options import WorkerOptions
 from kernel.worker.processes import frames
@@ -26,6 +25,7 @@ from kernel.worker.processes.forkserver import Wiring
 from kernel.worker.processes.host import HostInbox
 from kernel.worker.processes.own_ends import OwnEnds
 from kernel.worker.processes.parent import die_with_parent
+from kernel.worker.processes.row import Row
 from kernel.worker.running.cleaning import Cleaner
 from kernel.worker.running.execute import Executor
 from kernel.worker.running.outbox import Outbox
@@ -67,6 +67,7 @@ class Child:
             failpoints=self._failpoints,
         )
         own = OwnEnds(app, facts, self._page, self.inbox, number, tell=self._carried_out) if facts.shortcuts else None
+        self._row = Row(self._tell, soon=self._see_to_it)
         self._outbox = Outbox(
             app,
             atomic=self._facts.atomic_end,
@@ -78,6 +79,7 @@ class Child:
             failpoints=self._failpoints,
             held=self.inbox.hold_outcome,
             carry_out=own.carry_out if own is not None else None,
+            late=self._row.flush,
         )
 
     def run(self) -> None:
@@ -132,6 +134,7 @@ class Child:
     # ends ---------------------------------------------------------------------------------------------------
 
     def _deliver(self, endings: Sequence[Ending]) -> None:
+        self._row.flush()
         self._send(frames.pack_endings(self.number, endings, with_payload=self._outbox.atomic))
         for ending in endings:
             self.inbox.finish(ending.seq)
@@ -139,14 +142,22 @@ class Child:
             self._failpoints.hit("outcome.sent")
         self._wear()
 
-    def _carried_out(self, ending: Ending, following: Message | None) -> None:
+    def _carried_out(self, step: Step, at_once: bool) -> None:
         if self._failpoints:
             self._failpoints.hit("end.carried_out")
-        self._send(frames.pack_own(self.number, ending, following))
-        self.inbox.finish(ending.seq)
+        self._row.add(step, at_once=at_once)
+        self.inbox.finish(step.ending.seq)
         if self._failpoints:
             self._failpoints.hit("outcome.sent")
         self._wear()
+
+    def _see_to_it(self) -> None:
+        self._outbox.see_to_it()
+
+    def _tell(self, steps: Sequence[Step]) -> None:
+        hot = self.app.extensions.hot
+        observed = bool(hot.kernel_message_received or hot.kernel_message_settled)
+        self._send(frames.pack_own(self.number, steps, with_heads=observed))
 
     def _resume(self, seq: int, standing: Record) -> Ending | None:
         job = self.inbox.active.get(seq)

@@ -227,7 +227,7 @@ class Children:
         elif kind == frames.KIND_END:
             listener.on_ended(frames.unpack_ending(frame)[1])
         elif kind == frames.KIND_OWN:
-            listener.on_carried_out(*frames.unpack_own(frame))
+            listener.on_carried_out(frames.unpack_own(frame))
         elif kind == frames.KIND_ENDS:
             for single in frames.unpack_endings(frame):
                 listener.on_ended(frames.unpack_ending(single)[1])

@@ -18,7 +18,7 @@ from kernel.interfaces.backend import ChordPart, Record
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message, Publication, pack_parts, unpack_parts
 from kernel.shape import Shape, ShapedMessage
-from kernel.worker.assignment import Assignment, Ending, Lent, Obituary, are_plain
+from kernel.worker.assignment import Assignment, Ending, Lent, Obituary, Step, are_plain
 
 Item = tuple[int, int, int, str, str, Any, tuple[str, str], Any, Any, bytes, Any]
 """Number, flags, starts, queue, token, obituary, kind of the content, headers, properties, body, and of one that was
@@ -266,16 +266,28 @@ def unpack_ending(frame: bytes) -> tuple[int, Ending]:
     return child, ending
 
 
-def pack_own(child: int, ending: Ending, following: Message | None) -> bytes:
-    """An ending that was carried out where the task ran, and what runs there next."""
-    packed = pack_ending(child, ending, with_payload=False)
-    return KIND_OWN + pack_parts([packed, following.pack() if following is not None else b""])
+def pack_own(child: int, steps: Sequence[Step], *, with_heads: bool) -> bytes:
+    """Steps that were taken where the tasks ran. Of what has ended by now only the headers go along, and only
+    `with_heads`."""
+    parts: list[bytes] = []
+    for ending, following in steps:
+        if following is None:
+            packed = b""
+        elif ending is steps[-1].ending:
+            packed = following.pack()
+        else:
+            packed = following.pack(with_body=False) if with_heads else b""
+        parts += (pack_ending(child, ending, with_payload=False), packed)
+    return KIND_OWN + pack_parts(parts)
 
 
-def unpack_own(frame: bytes) -> tuple[Ending, Message | None]:
+def unpack_own(frame: bytes) -> list[Step]:
     """Raises ValueError on damage."""
-    packed, following = unpack_parts(memoryview(frame)[1:])
-    return unpack_ending(packed)[1], Message.unpack(following) if following else None
+    words = iter(unpack_parts(memoryview(frame)[1:]))
+    return [
+        Step(unpack_ending(ending)[1], Message.unpack(following) if following else None)
+        for ending, following in zip(words, words, strict=True)
+    ]
 
 
 def _pack_payload(ending: Ending) -> bytes:

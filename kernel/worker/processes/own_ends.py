@@ -13,7 +13,7 @@ from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
 from kernel.interfaces.shortcut import Advanced, Shortcut, Shortcuts
 from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.assignment import Assignment, Ending, Lent
+from kernel.worker.assignment import Assignment, Ending, Lent, Step
 from kernel.worker.manifest import Manifest
 from kernel.worker.processes.host import HostInbox
 from kernel.worker.slots import Slots
@@ -29,10 +29,12 @@ _REST: Final = 5.0
 _YOUNG: Final = 10.0
 _LASTING: Final = 600.0
 """Seconds that a record must live, so that nobody runs again what a row has behind it."""
+_NO_LIMITS: Final = [None, None]
 
 
 class OwnEnds:
-    """What one child settles. `tell` is given what was carried out, and the message that is run next."""
+    """What one child settles. `tell` is given each step, and whether the engine has to know of it before what follows
+    runs."""
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class OwnEnds:
         inbox: HostInbox,
         number: int,
         *,
-        tell: Callable[[Ending, Message | None], None],
+        tell: Callable[[Step, bool], None],
     ) -> None:
         self._app = app
         self._facts = facts
@@ -57,6 +59,8 @@ class OwnEnds:
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
         self._keeps = not seconds or seconds >= _LASTING
         self._row = "", 0.0
+        limit = app.conf.task_delivery_limit
+        self._counts_each = limit is not None and limit <= 1
 
     def carry_out(self, ending: Ending) -> bool:
         """Settle what has nothing left to be done but that, or go on with what follows; whether either was done."""
@@ -97,7 +101,7 @@ class OwnEnds:
         )
         # Announced before the engine hears of it, which then finds it here.
         self._inbox.expect(following)
-        self._tell(ending, item.message)
+        self._tell(Step(ending, item.message), self._is_watched(item.message))
         self._inbox.go_on(following)
         return True
 
@@ -107,7 +111,7 @@ class OwnEnds:
         )
         if self._shortcut().finish(settlement) is not Settled.DONE:
             return False
-        self._tell(ending, None)
+        self._tell(Step(ending, None), True)
         return True
 
     def _shortcut(self) -> Shortcut:
@@ -133,6 +137,18 @@ class OwnEnds:
         if facts is None or not facts.acks_late or message.size > _LARGE or item.exchange:
             return False
         return lent.following < lent.last and self._page.stage == slots.STAGE_RUN
+
+    def _is_watched(self, message: Message) -> bool:
+        """Whether the engine has anything to do with this task while it runs, or must know what its process died of."""
+        facts, headers = self._facts.tasks[message.task], message.headers
+        return (
+            self._counts_each
+            or facts.time_limit is not None
+            or facts.soft_time_limit is not None
+            or facts.reject_on_worker_lost is False
+            or headers.get("timelimit") not in (None, _NO_LIMITS)
+            or bool(headers.get("stamped_headers"))
+        )
 
     def _is_young(self, token: str) -> bool:
         """Whether the row under this claim began so lately that all its records are certainly there."""

@@ -50,7 +50,7 @@ class Outbox:
     """Carries out ends. `deliver` hands finished ends on and never blocks for long; `resume` gives the end
     that belongs to a terminal record that stood already; `valid` says whether this worker's lease holds, and
     `gives_up` whether it is to end and no longer waits for what cannot be stored. `carry_out` settles an end with all
-    that belongs to it, if it may.
+    that belongs to it, if it may. `late` is called on the thread that sees to what is left behind.
 
     Every end that is added is delivered, if not as it was meant: handed back when the lease is lost over it, kept
     as a dead letter when it cannot be stored at all. An end that vanished would hold its slot for ever.
@@ -69,6 +69,7 @@ class Outbox:
         failpoints: Failpoints,
         held: Callable[[int], None] | None = None,
         carry_out: Callable[[Ending], bool] | None = None,
+        late: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
         self.atomic = atomic
@@ -81,6 +82,7 @@ class Outbox:
         self._failpoints = failpoints
         self._held = held
         self._carry_out_here = carry_out
+        self._late = late
         self._pending: deque[_Entry] = deque()
         self._flushing = threading.Lock()
         self._left = threading.Event()
@@ -113,7 +115,7 @@ class Outbox:
         # Somebody may wait for a record: one that comes after none for a while is not kept for company.
         is_lone = bool(ending.records) and now - self._recorded >= _HOLD_SECONDS
         if more_soon and not is_lone and len(self._pending) < _BATCH and now - self._oldest < _HOLD_SECONDS:
-            self._see_to_it()
+            self.see_to_it()
             return
         self.flush()
         if ending.records:
@@ -178,9 +180,9 @@ class Outbox:
         """The same within about two milliseconds, on a thread: for callers that must not wait for a server."""
         if self._pending:
             self._hurry.set()
-            self._see_to_it()
+            self.see_to_it()
 
-    def _see_to_it(self) -> None:
+    def see_to_it(self) -> None:
         """Have the thread look at what is pending now, in case nobody else does."""
         if self._flusher is None:
             self._flusher = threading.Thread(target=self._flush_late, name="kernel-outbox", daemon=True)
@@ -277,6 +279,8 @@ class Outbox:
             if self._hurry.wait(_LATE_SECONDS):
                 self._hurry.clear()
                 time.sleep(_SOON_SECONDS)
+            if self._late is not None:
+                self._late()
             if self._pending and not self._closed:
                 self.flush()
 

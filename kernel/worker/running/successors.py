@@ -32,7 +32,9 @@ def callbacks(life: Life, value: Any, *, again: bool) -> list[Publication]:
         *rest, following = request.chain
         calls += successors(life, following, (value,), derive_id(life.id, "chain", 0), again=again, chain=rest or None)
     prepare = life.app.publisher.prepare
-    return [prepare(call) for call in calls]
+    # What is lent may be all that is run next, and here.
+    after = life.assignment.message if life.assignment.lent is not None and len(calls) == 1 else None
+    return [prepare(call, after=after) for call in calls]
 
 
 def errbacks(life: Life, outcome: Outcome, *, again: bool) -> list[Publication]:

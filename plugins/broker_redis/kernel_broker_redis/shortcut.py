@@ -55,7 +55,7 @@ class RedisShortcut:
         return consumer
 
     def _run(self, script: Any, *words: object, fits: Callable[[Any], bool]) -> Any:
-        return self._server.script(script, self._layout.prefix, self._layout.sep, *words, fits=fits)
+        return self._server.script(script, self._layout.prefix, self._layout.sep, *words, fits=fits, soon=True)
 
 
 def _is_advanced(reply: Any) -> bool:

@@ -43,9 +43,10 @@ class Link:
             raise fault(reply, self.shown) from reply
         return reply
 
-    def script(self, script: Script, *args: object) -> Any:
-        """Run a script; one that the server has forgotten is sent again."""
-        (reply,) = self.pipeline([script.by_digest(self.keys, args)])
+    def script(self, script: Script, *args: object, soon: bool = False) -> Any:
+        """Run a script; one that the server has forgotten is sent again. With `soon` the answer mostly comes at once
+        (`receive_soon`)."""
+        (reply,) = self.pipeline([script.by_digest(self.keys, args)], soon=soon)
         if isinstance(reply, exceptions.NoScriptError):
             (reply,) = self.pipeline([script.by_text(self.keys, args)])
         if isinstance(reply, BaseException):
@@ -62,14 +63,14 @@ class Link:
                 replies[at] = reply
         return replies
 
-    def pipeline(self, commands: Sequence[Command], *, timeout: float | None = None) -> list[Any]:
+    def pipeline(self, commands: Sequence[Command], *, timeout: float | None = None, soon: bool = False) -> list[Any]:
         """One round trip; an error that the server replied stands in the place of its answer."""
         self.send(commands)
-        return [self._answer(timeout) for _ in commands]
+        return [self._answer(timeout, soon) for _ in commands]
 
-    def _answer(self, timeout: float | None) -> Any:
+    def _answer(self, timeout: float | None, soon: bool) -> Any:
         try:
-            return self.receive(timeout)
+            return self.receive_soon() if soon else self.receive(timeout)
         except exceptions.ResponseError as exc:
             return self.refused(exc)
 

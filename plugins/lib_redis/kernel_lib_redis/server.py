@@ -140,13 +140,16 @@ class RedisServer:
         with self.link() as link:
             return _good(link, link.pipeline(commands))
 
-    def script(self, script: Script, *args: object, fits: Callable[[Any], bool] | None = None) -> Any:
-        """Run a script once: when the connection breaks, it may have run or not.
+    def script(
+        self, script: Script, *args: object, fits: Callable[[Any], bool] | None = None, soon: bool = False
+    ) -> Any:
+        """Run a script once: when the connection breaks, it may have run or not. With `soon` its answer is looked for
+        before it is waited for.
 
         An answer that does not pass `fits` is another's, or a stranger's: with it the connection counts as broken.
         """
         with self.link() as link:
-            reply = link.script(script, *args)
+            reply = link.script(script, *args, soon=soon)
             if fits is not None and not fits(reply):
                 raise unfitting(reply, link.shown)
             return reply

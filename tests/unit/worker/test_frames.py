@@ -12,7 +12,7 @@ from kernel import errors
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Verdict
 from kernel.message import Message, Publication
-from kernel.worker.assignment import Assignment, Ending, Obituary
+from kernel.worker.assignment import Assignment, Ending, Obituary, Step
 from kernel.worker.processes import frames
 
 TEXT = st.text(max_size=40)
@@ -118,3 +118,20 @@ def test_a_report_is_bounded() -> None:
     assert frames.unpack_report(frames.pack_report(2, "topic", {"a": [1]})) == (2, "topic", {"a": [1]})
     with pytest.raises(ValueError, match="32 KiB"):
         frames.pack_report(2, "topic", {"a": "x" * 40_000})
+
+
+@pytest.mark.parametrize("with_heads", [True, False])
+def test_steps_come_out_as_they_went_in_but_for_bodies_of_what_has_ended(with_heads: bool) -> None:
+    messages = [Message({"id": str(n), "task": "t"}, b"body", content_type="c") for n in range(2)]
+    steps = [Step(Ending(n, Verdict.ACK, state="SUCCESS", task="t", runtime=0.5), messages[n]) for n in range(2)]
+    back = frames.unpack_own(frames.pack_own(3, steps, with_heads=with_heads))
+    assert [(step.ending.seq, step.ending.runtime) for step in back] == [(0, 0.5), (1, 0.5)]
+    first, last = (step.following for step in back)
+    assert last == messages[1]
+    if with_heads:
+        assert first is not None
+        assert (first.id, first.body) == ("0", b"")
+    else:
+        assert first is None
+    (end,) = frames.unpack_own(frames.pack_own(3, [Step(steps[0].ending, None)], with_heads=with_heads))
+    assert end.following is None

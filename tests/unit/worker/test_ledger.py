@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
+from kernel.worker.assignment import Lent
 from kernel.worker.claims.ledger import Item, Ledger, Place, ReadyQueue
 from kernel.worker.slots import ENDED, Holding
 
@@ -51,6 +52,39 @@ def test_what_had_ended_and_was_not_sent_has_begun() -> None:
     accounts = ledger.account([holding(ended, started=ENDED)], set())
     assert accounts.running == [ended]
     assert not accounts.unstarted
+
+
+def in_row(ledger: Ledger) -> tuple[Item, Holding]:
+    """A claim, and what runs under it by now, of which nothing was heard."""
+    item = sent(ledger)
+    item.lent = Lent("list", ledger.reserve(4), 5)
+    return item, Holding(0, 0, item.lent.following + 1, 5.0, 0)
+
+
+def test_what_runs_under_a_claim_was_begun_under_it() -> None:
+    ledger = Ledger()
+    item, link = in_row(ledger)
+    assert ledger.runs_as(link.seq) is item
+    accounts = ledger.account([link], set(), recalled=set())
+    assert accounts.running == [item]
+    assert not accounts.unstarted
+    assert item.vanished == 0
+
+
+def test_a_claim_under_which_something_runs_elsewhere_is_no_dead_ones() -> None:
+    ledger = Ledger()
+    item, link = in_row(ledger)
+    gone = sent(ledger)
+    accounts = ledger.account([holding(gone, started=1.0)], {link.seq}, recalled=set())
+    assert accounts.running == [gone]
+    assert item not in accounts.unstarted
+
+
+def test_numbers_that_nobody_was_lent_run_under_no_claim() -> None:
+    ledger = Ledger()
+    item, _ = in_row(ledger)
+    assert item.lent is not None
+    assert ledger.runs_as(item.lent.last + 1) is None
 
 
 def test_an_ended_task_is_nobodys_any_more() -> None:

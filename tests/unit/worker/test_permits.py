@@ -93,7 +93,7 @@ def test_who_gives_it_to_another_has_other_numbers() -> None:
 def test_the_consumer_hears_of_what_was_settled() -> None:
     case = Case()
     item, _ = case.given()
-    assert case.permits.carried_out(item, None) is None
+    assert case.permits.carried_out(item, 1, None) is None
     assert case.lending.told == [item.delivery]
 
 
@@ -101,7 +101,7 @@ def test_what_runs_next_has_the_claim_of_the_one_before() -> None:
     case = Case()
     item, lent = case.given()
     message = made().message
-    running = case.permits.carried_out(item, message)
+    running = case.permits.carried_out(item, 1, message)
     assert running is not None
     assert (running.seq, running.delivery.message, running.delivery.token) == (lent.following, message, "c-1")
     assert running.delivery.key is item.delivery.key
@@ -135,3 +135,12 @@ def test_a_plugin_that_admits_tasks_is_asked_for_every_link() -> None:
     case = Case(Judge())
     case.permits.allow(True)
     assert case.place.said == []
+
+
+def test_news_of_several_ends_is_news_of_the_last_number() -> None:
+    case = Case()
+    item, lent = case.given()
+    running = case.permits.carried_out(item, 3, made().message)
+    assert running is not None
+    assert running.seq == lent.following + 2
+    assert running.lent == Lent("list", lent.following + 3, lent.last)
