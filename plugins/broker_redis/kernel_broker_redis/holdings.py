@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from kernel import errors
@@ -33,11 +33,14 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, number: Number, delivery: Delivery) -> None:
-        self._held[number] = delivery
+    def add(self, deliveries: Mapping[Number, Delivery]) -> None:
+        self._held.update(deliveries)
 
-    def acknowledged(self, number: Number) -> None:
-        self._held.pop(number, None)
+    def acknowledged(self, numbers: Iterable[Number]) -> None:
+        """They are done with."""
+        held = self._held
+        for number in numbers:
+            held.pop(number, None)
 
     def put_back(self, number: Number) -> None:
         """It went back into its queue, or is a dead letter. Any thread."""

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from kernel_broker_redis import RedisBroker, consumer, envelope
+from kernel_broker_redis import RedisBroker, claims, consumer, envelope
 from kernel_broker_redis.consumer import RedisConsumer
 from kernel_broker_redis.door import Door
 from kernel_lib_redis import Script
@@ -24,7 +24,7 @@ PATIENCE = 20.0
 @pytest.fixture(autouse=True)
 def never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is found here is found at the door."""
-    monkeypatch.setattr(consumer, "_LOOK_EVERY", 600.0)
+    monkeypatch.setattr(claims, "_LOOK_EVERY", 600.0)
 
 
 def foreign(task_id: str) -> bytes:
@@ -142,7 +142,7 @@ def test_a_paused_queue_is_left_alone(broker: RedisBroker, client: Any) -> None:
 def test_what_was_moved_aside_for_a_dead_consumer_comes_back(broker: RedisBroker, client: Any) -> None:
     dead = consume(broker, lease=0.2)
     # It died between the move and the claim behind it.
-    client.lpush(f"kernel:{{q}}:aside:{dead._id}", foreign("orphan"))
+    client.lpush(f"kernel:{{q}}:aside:{dead.owner.id}", foreign("orphan"))
     other = consume(broker)
     deadline = time.monotonic() + PATIENCE
     found: list[Delivery] = []
@@ -153,7 +153,7 @@ def test_what_was_moved_aside_for_a_dead_consumer_comes_back(broker: RedisBroker
 
 def test_what_was_moved_aside_is_found_by_the_next_claim(broker: RedisBroker, client: Any) -> None:
     consumer = consume(broker)
-    client.lpush(f"kernel:{{q}}:aside:{consumer._id}", foreign("aside"))
+    client.lpush(f"kernel:{{q}}:aside:{consumer.owner.id}", foreign("aside"))
     assert [delivery.message.id for delivery in consumer.fetch(5, AMPLE, 0)] == ["aside"]
 
 
@@ -171,7 +171,7 @@ def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing(
     broker: RedisBroker, client: Any, server: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.server.timeout = 0.3
-    monkeypatch.setattr(consumer, "_LOOK_EVERY", 0.3)
+    monkeypatch.setattr(claims, "_LOOK_EVERY", 0.3)
     waiting = consume(broker)
     # Idle: the server answers that there is nothing, again and again.
     assert waiting.fetch(1, AMPLE, 1.5) == []

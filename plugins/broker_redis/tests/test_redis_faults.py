@@ -68,9 +68,9 @@ class LosesReplies:
     """Lets a server carry out a script, and then loses its answer."""
 
     def __init__(self, consumer: RedisConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._run: Callable[..., Any] = consumer._run
+        self._run: Callable[..., Any] = consumer.owner.run
         self.losing = 0
-        monkeypatch.setattr(consumer, "_run", self)
+        monkeypatch.setattr(consumer.owner, "run", self)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         reply = self._run(*args, **options)
@@ -112,16 +112,16 @@ class TestAnswersThatNeverCome:
         # The first call lay in a dead connection's buffer, and is carried out after the one that gave it up.
         consumer = consume(broker)
         calls: list[tuple[Any, ...]] = []
-        run = consumer._run
+        run = consumer.owner.run
 
         def hold(*args: Any, **options: Any) -> Any:
             calls.append(args)
             raise errors.OperationalError("no answer")
 
-        monkeypatch.setattr(consumer, "_run", hold)
+        monkeypatch.setattr(consumer.owner, "run", hold)
         with pytest.raises(errors.OperationalError):
             consumer.fetch(3, AMPLE, 0)
-        monkeypatch.setattr(consumer, "_run", run)
+        monkeypatch.setattr(consumer.owner, "run", run)
         assert not consumer.fetch(3, AMPLE, 0)
         broker.publish(made(3))
         assert run(*calls[0])[5:] == []
@@ -194,7 +194,7 @@ class TestServersThatForgetOrDie:
             disturber.join(10)
         assert got == set(range(100))
         assert client.llen("q") == 0
-        assert client.hlen(f"kernel:{{q}}:held:{consumer._id}") == 0
+        assert client.hlen(f"kernel:{{q}}:held:{consumer.owner.id}") == 0
 
     @pytest.mark.case("R2")
     def test_a_killed_server_that_syncs_always_has_it_all(self) -> None:
