@@ -50,7 +50,7 @@ def test_killed_between_the_last_part_and_the_body(project: Project, tally: Tall
 
 @pytest.mark.thorough
 @pytest.mark.case("C2", note="chords that grow, too")
-@pytest.mark.parametrize("point", ["task.decided=kill@4", *chords.POINTS])
+@pytest.mark.parametrize("point", ["task.decided=kill", *chords.POINTS])
 def test_killed_while_the_chord_grows(project: Project, tally: Tally, rounds: Rounds, point: str) -> None:
     chords.killed_at(project, tally, point, rounds(1, 10), kept=False, begin=chords.start_growing)
 
