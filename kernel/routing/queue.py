@@ -88,18 +88,16 @@ class Queue:
 
     @property
     def home(self) -> Exchange:
-        """The exchange by which it is addressed."""
-        if isinstance(self.exchange, Exchange) and self.exchange.name:
-            return self.exchange
-        return self.bindings[0].exchange if self.bindings else Exchange()
+        """The exchange by which it is addressed. One that has bindings alone is addressed by itself: kombu keeps those
+        in no order, and a call means the queue."""
+        return self.exchange if isinstance(self.exchange, Exchange) else Exchange()
 
     @property
     def bound(self) -> Sequence[binding]:
         """All of its bindings."""
         own = binding(self.home, self.routing_key, self.binding_arguments)
         if self.bindings:
-            extra = isinstance(self.exchange, Exchange) and self.exchange.name
-            return (*([own] if extra and self.routing_key else ()), *self.bindings)
+            return (*([own] if own.exchange.name and self.routing_key else ()), *self.bindings)
         return (own,) if own.exchange.name else ()
 
     def spec(self, max_priority: int | None = None) -> QueueSpec:
@@ -207,7 +205,7 @@ def queue_from_dict(name: str, options: Mapping[str, Any]) -> Queue:
     for each in ("durable", "auto_delete"):
         if options.get(f"queue_{each}") is not None:
             own[each] = options[f"queue_{each}"]
-    own["routing_key"] = options.get("binding_key") or options.get("routing_key") or ""
+    own["routing_key"] = options.get("binding_key") or options.get("routing_key") or name
     if options.get("bindings"):
         own["bindings"] = tuple(map(_as_binding, options["bindings"]))
     return Queue(name, _exchange_from_dict(name, options), **own)

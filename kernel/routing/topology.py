@@ -75,9 +75,11 @@ class Topology:
 
     def _completed(self, queue: Queue) -> Queue:
         """With the default exchange and routing key in place of what it does not say."""
+        if queue.bindings:
+            return queue
         if not queue.home.name:
             queue = replace(queue, exchange=self.default_exchange)
-        if not queue.routing_key and not queue.bindings:
+        if not queue.routing_key:
             queue = replace(queue, routing_key=self.default_key)
         return queue
 

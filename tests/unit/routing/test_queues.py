@@ -59,6 +59,11 @@ def bindings_of(queue: Queue) -> list[tuple[str, str, str]]:
             id="9-12 dictionary",
         ),
         pytest.param(
+            {"task_queues": {"eu": {"exchange": "mail"}, "us": {}}},
+            {"eu": [("mail", "direct", "eu")], "us": [("celery", "direct", "us")]},
+            id="9-12 dictionary without keys",
+        ),
+        pytest.param(
             {"task_queues": {"eu": {"exchange": "mail", "routing_key": "eu"}, "us": Queue("us", MAIL, "us")}},
             {"eu": [("mail", "direct", "eu")], "us": [("mail", "topic", "us")]},
             id="9-12 dictionary of both",
@@ -193,6 +198,8 @@ QUEUES = [
     Queue("keyless", MAIL),
     Queue("news", NEWS),
     Broadcast("all"),
+    Queue("two", bindings=[binding(MAIL, "mail.us"), binding(NEWS)]),
+    kombu.Queue("theirs", [kombu.binding(kombu.Exchange("mail", "topic"), routing_key="mail.at")]),
 ]
 
 
@@ -214,6 +221,9 @@ QUEUES = [
         pytest.param({"queue": "news"}, Address("news", "news", "celery"), id="fanout"),
         pytest.param({"queue": "all"}, Address("all", "all", "celery"), id="9-23"),
         pytest.param({"queue": "all", "exchange": "all"}, Address("all", "all", ""), id="9-23 as written there"),
+        pytest.param({"queue": "two"}, Address("two"), id="9-14 several bindings"),
+        pytest.param({"queue": "two", "routing_key": "mail.us"}, Address("two"), id="9-14 a key alone"),
+        pytest.param({"queue": "theirs"}, Address("theirs"), id="9-14 kombu"),
         pytest.param({"queue": QUEUES[2]}, Address("eu", "mail", "mail.eu"), id="3-12 a queue itself"),
         pytest.param(
             {"queue": kombu.Queue("us", kombu.Exchange("mail", "topic"), "mail.us")},
