@@ -58,10 +58,10 @@ class Admission:
             except Exception as exc:
                 fates.append(self._defect(item, exc))
         self._extensions.observe_all(received, [(item.delivery,) for item in readable] if received else ())
-        if self._revoked or self._extensions.hot.kernel_task_admit:
-            judged = is_judged(self._extensions)
-            pairs = zip(items, fates, strict=True)
-            fates = [self._asked(item, judged) if fate is None else fate for item, fate in pairs]
+        all_are_asked = bool(self._revoked) or is_judged(self._extensions)
+        for at, item in enumerate(items):
+            if fates[at] is None and (all_are_asked or item.delivery.message.header("expires") is not None):
+                fates[at] = self._asked(item)
         return fates
 
     def revoked(self, item: Item) -> Fate | None:
@@ -79,20 +79,16 @@ class Admission:
                 return Fate(spent)
         return Fate(delay=early) if early else None
 
-    def _asked(self, item: Item, judged: bool) -> Fate | None:
+    def _asked(self, item: Item) -> Fate | None:
         try:
-            if self._revoked:
-                fate = self.revoked(item)
-                if fate is not None:
-                    return fate
-            if judged or item.delivery.message.header("expires") is not None:
-                return self._judge(item)
+            return self.revoked(item) or self._judge(item)
         except Exception as exc:
             return self._defect(item, exc)
-        return None
 
     def _judge(self, item: Item) -> Fate | None:
         hooks = self._extensions.hot.kernel_task_admit
+        if hooks is None:
+            return None
         try:
             answer = self._extensions.first("kernel_task_admit", hooks, item.delivery)
         except Exception as exc:

@@ -41,10 +41,12 @@ class Intake:
         """Fill the item from its headers."""
         header: Callable[[str], Any] = item.delivery.message.header
         self._is_renewed = False
-        if header("task") is None:
+        name = header("task")
+        if name is None:
             header = self._renewed(item.delivery)
+            name = header("task")
         item.id = _identifier(header("id"), "id", _MAX_ID)
-        item.name = name = _identifier(header("task"), "task", _MAX_NAME)
+        item.name = _identifier(name, "task", _MAX_NAME)
         facts = self._manifest.tasks.get(name)
         if facts is None:
             raise errors.NotRegistered(
