@@ -198,6 +198,8 @@ QUEUES = [
     Queue("keyless", MAIL),
     Queue("news", NEWS),
     Broadcast("all"),
+]
+SEVERAL: list[Any] = [
     Queue("two", bindings=[binding(MAIL, "mail.us"), binding(NEWS)]),
     kombu.Queue("theirs", [kombu.binding(kombu.Exchange("mail", "topic"), routing_key="mail.at")]),
 ]
@@ -243,7 +245,7 @@ QUEUES = [
     ],
 )
 def test_addresses(options: dict[str, Any], address: Address) -> None:
-    assert address_of(options, topology(task_queues=QUEUES)) == address
+    assert address_of(options, topology(task_queues=[*QUEUES, *SEVERAL])) == address
 
 
 def test_the_exchange_says_whether_messages_are_kept_on_disk() -> None:
