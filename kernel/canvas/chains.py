@@ -140,10 +140,11 @@ def join(before: Signature[Any], after: Signature[Any]) -> Signature[Any]:
 
 
 def _folded(tasks: Sequence[Any]) -> Signature[Any]:
-    """What the arguments of a chain are, joined to an empty one in turn."""
+    """What the arguments of a chain are, joined to an empty one in turn. Empty groups among them are nothing."""
     made: Signature[Any] = chain()
-    for task in members(given_members(tasks), "chain"):
-        made = _onto(made, task)
+    for task in map(as_group, members(given_members(tasks), "chain")):
+        if not isinstance(task, group) or task.tasks:
+            made = _onto(made, task)
     return made
 
 
