@@ -49,7 +49,9 @@ class RetryPolicy:
 
     @classmethod
     def of(cls, setting: Mapping[str, Any], option: Mapping[str, Any] | None) -> RetryPolicy:
-        """Raises ValueError naming a key that is not known."""
+        """Raises ValueError naming a key that is not known, and TypeError for what is no dictionary."""
+        if option is not None and not isinstance(option, Mapping):
+            raise TypeError(f"retry_policy is {option!r:.60}; a dictionary such as {{'max_retries': 5}} is needed")
         merged = {**setting, **(option or {})}
         unknown = merged.keys() - cls.__dataclass_fields__.keys()
         if unknown:

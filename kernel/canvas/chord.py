@@ -11,6 +11,7 @@ from kernel.call import Call
 from kernel.canvas.composite import Composite, members, walk
 from kernel.canvas.groups import as_group, group
 from kernel.groupresult import GroupResult
+from kernel.options import SENDING
 from kernel.placing import PLACED, Given, Lineage, Place
 from kernel.results.eager import as_exception
 from kernel.results.gathering import leaves as result_leaves
@@ -29,8 +30,9 @@ SHAPE: Final = "kernel_shape"
 """Where the body of a chord says which of its parts belong together (see `shape_of`)."""
 
 _PARTS: Final = ("header", "body", "kwargs")
-# When the header begins is not when the body does; and what says whose place a call takes is placed by `freeze`.
-_HEADER_ALONE: Final = frozenset({"countdown", "eta", *PLACED})
+# When the header begins and how it is sent is not how that is with the body; and what says whose place a call takes is
+# placed by `freeze`.
+_HEADER_ALONE: Final = frozenset({"countdown", "eta", *SENDING, *PLACED})
 _BODY_ALONE: Final = frozenset({"link", "link_error", "chain", *PLACED})
 
 

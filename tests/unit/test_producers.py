@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kernel import Kernel, chain, errors, group
+from kernel import Kernel, chain, chord, errors, group
 from kernel.app.connection import Connection
 from kernel.hooks import hookimpl
 from kernel.interfaces.broker import STORED, PublishOutcome
@@ -90,13 +90,25 @@ def test_what_is_sent_with_one_goes_over_its_connection(stored: Kernel, option: 
     assert not connection.connected
 
 
-def test_a_producer_says_nothing_in_the_message(app: Kernel) -> None:
-    add: Any = app.tasks["t.add"]
-    with app.producer_pool.acquire(block=True) as producer:
-        chain(add.s(1), add.s(2)).apply_async(producer=producer, timeout=3)
-    (message,) = app.broker.peek("celery", 1)
-    assert not {"producer", "timeout", "connection"} & {*message.headers, *message.properties}
-    assert b"producer" not in message.body
+@pytest.mark.parametrize(
+    "make_call",
+    [
+        pytest.param(lambda add: chain(add.s(1), add.s(2)), id="chain"),
+        pytest.param(lambda add: group(add.s(1), add.s(2)), id="group"),
+        pytest.param(lambda add: chord([add.s(1), add.s(2)], add.s(3)), id="chord"),
+        pytest.param(lambda add: add.s(1) | group(add.s(2), add.s(3)) | add.s(4), id="chain with a chord"),
+        pytest.param(lambda add: chord([chord([add.s(1)], add.s(2))], chain(add.s(3), add.s(4))), id="chords"),
+        pytest.param(lambda add: add.chunks([(1, 2), (3, 4)], 1).group(), id="chunks"),
+    ],
+)
+def test_a_producer_says_nothing_in_the_message(make_call: Any) -> None:
+    with make(backend="memory://") as app, app.producer_pool.acquire(block=True) as producer:
+        make_call(app.tasks["t.add"]).apply_async(producer=producer, timeout=3, retry_policy={"max_retries": 1})
+        messages = app.broker.peek("celery", 9)
+    assert messages
+    for message in messages:
+        assert not {"producer", "timeout", "connection"} & {*message.headers, *message.properties}
+        assert not any(word in message.body for word in (b"producer", b"timeout", b"retry_policy"))
 
 
 def test_coroutines_publish_over_it_too(stored: Kernel) -> None:

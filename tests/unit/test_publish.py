@@ -490,6 +490,8 @@ def test_a_policy_says_how_long_to_pause() -> None:
     assert [round(policy.pause(n), 3) for n in range(1, 6)] == [0.1, 0.3, 0.5, 0.6, 0.6]
     with pytest.raises(ValueError, match="max_retires"):
         RetryPolicy.of({}, {"max_retires": 1})
+    with pytest.raises(TypeError, match="retry_policy is 5; a dictionary"):
+        RetryPolicy.of({}, 5)  # type: ignore[arg-type]
 
 
 def test_closing_the_app_ends_the_pauses(app: Kernel) -> None:
