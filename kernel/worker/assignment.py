@@ -234,7 +234,7 @@ def are_plain(endings: Sequence[Ending], *, with_payload: bool) -> bool:
         ending.verdict is Verdict.ACK
         and ending.state == first.state
         and ending.task == first.task
-        and not (ending.reason or ending.delay or ending.charged)
+        and not (ending.reason or ending.delay or ending.charged or ending.unsure)
         and not (with_payload and ending.has_payload)
         for ending in endings
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kernel.interfaces.backend import Record
 from kernel.worker.assignment import Ending, Step
 from kernel.worker.claims.ledger import Item
 from kernel.worker.slots import Holding
@@ -35,8 +36,9 @@ class Listener(Protocol):
         ran: the claim is settled, or that of what runs there next."""
         ...
 
-    def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
-        """Ends with nothing but an ACK, of tasks of one name: the number and the runtime of each."""
+    def on_done(self, task: str, ends: Sequence[tuple[int, float]], records: Sequence[Record] = ()) -> None:
+        """Ends of tasks of one name with nothing but an ACK, and where there are `records` one of them each: the number
+        and the runtime of each."""
         ...
 
     def on_dropped(self, seq: int, epoch: int) -> None:

@@ -350,7 +350,7 @@ class Local:
             self._stolen.discard(ending.seq)
         if are_plain(endings, with_payload=self._outbox.atomic):
             ends = [(ending.seq, ending.runtime) for ending in endings]
-            self._tell("done", (endings[0].state, endings[0].task, ends))
+            self._tell("done", (endings[0].task, ends))
             return
         for ending in endings:
             self._tell("ended", ending)

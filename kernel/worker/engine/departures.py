@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from kernel.extensions import Extensions
+from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
 from kernel.worker.assignment import Ending, Obituary, Step
 from kernel.worker.claims.ledger import Item, Ledger, Place
@@ -49,8 +50,10 @@ class Departures:
 
     # ends ---------------------------------------------------------------------------------------------------
 
-    def done(self, task: str, ends: Sequence[tuple[int, float]]) -> None:
-        """Tasks of one name ended with nothing but an ACK: number and runtime of each."""
+    def done(self, task: str, ends: Sequence[tuple[int, float]], records: Sequence[Record] = ()) -> None:
+        """Tasks of one name ended with nothing but an ACK: number and runtime of each, and its record where they have
+        any."""
+        stored = {seq: record for (seq, _), record in zip(ends, records, strict=True)} if records else None
         left: list[Item] = []
         runtimes: list[float] = []
         for item, runtime in self._ledger.end(ends):
@@ -59,7 +62,10 @@ class Departures:
             if item.acked:
                 left.append(item)
             else:
-                self._put(item, Settlement(item.delivery, Verdict.ACK))
+                settlement = Settlement(item.delivery, Verdict.ACK)
+                if stored is not None and self._stores:
+                    settlement.records = (stored[item.seq],)
+                self._put(item, settlement)
         if left:
             self._leave(*left)
         self.processed += len(runtimes)

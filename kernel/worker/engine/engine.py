@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from kernel.extensions import Extensions
+from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Broker, ConsumeOptions, Verdict
 from kernel.worker import slots
 from kernel.worker.assignment import Ending, Step
@@ -353,8 +354,8 @@ class Engine:
     def on_ended(self, ending: Ending) -> None:
         self._departures.ended(ending)
 
-    def on_done(self, state: str, task: str, ends: Sequence[tuple[int, float]]) -> None:
-        self._departures.done(task, ends)
+    def on_done(self, task: str, ends: Sequence[tuple[int, float]], records: Sequence[Record] = ()) -> None:
+        self._departures.done(task, ends, records)
 
     def on_carried_out(self, steps: Sequence[Step]) -> None:
         running = self._departures.carried_out(steps)

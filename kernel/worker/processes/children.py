@@ -222,7 +222,7 @@ class Children:
 
     def _understand(self, frame: bytes, listener: Listener) -> None:
         kind = frame[:1]
-        if kind == frames.KIND_DONE:
+        if kind in (frames.KIND_DONE, frames.KIND_STORED):
             listener.on_done(*frames.unpack_done(frame))
         elif kind == frames.KIND_END:
             listener.on_ended(frames.unpack_ending(frame)[1])

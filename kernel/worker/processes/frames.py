@@ -41,6 +41,7 @@ KIND_END: Final = b"E"
 KIND_ENDS: Final = b"M"
 KIND_OWN: Final = b"O"
 KIND_DONE: Final = b"S"
+KIND_STORED: Final = b"T"
 KIND_READY: Final = b"R"
 KIND_REPORT: Final = b"P"
 KIND_DROPPED: Final = b"D"
@@ -202,32 +203,65 @@ def pack_ending(child: int, ending: Ending, *, with_payload: bool) -> bytes:
 
 def pack_endings(child: int, endings: Sequence[Ending], *, with_payload: bool) -> bytes:
     """One ending, or several, as a datagram. The usual ones, of the same task and with nothing but an ACK, take
-    sixteen bytes each."""
+    sixteen bytes each; and those that have a result besides, which its backend has prepared, that and its bytes."""
     if are_plain(endings, with_payload=with_payload):
-        first = endings[0]
-        state, task = first.state.encode(), first.task.encode()[:2000]
-        numbers: list[int | float] = []
+        return _pack_done(KIND_DONE, child, endings)
+    if with_payload and are_plain(endings, with_payload=False) and _store_alike(endings):
+        parts: list[bytes] = []
         for ending in endings:
-            numbers += (ending.seq, ending.runtime)
-        head = _DONE.pack(child, len(state), len(task), len(endings))
-        return b"".join((KIND_DONE, head, state, task, struct.pack("!" + "Qd" * len(endings), *numbers)))
+            record = ending.records[0]
+            parts += (record.id.encode(), *record.prepared)
+        return _pack_done(KIND_STORED, child, endings) + pack_parts(parts)
     packed = [pack_ending(child, ending, with_payload=with_payload) for ending in endings]
     return packed[0] if len(packed) == 1 else KIND_ENDS + pack_parts(packed)
 
 
-def unpack_done(frame: bytes) -> tuple[str, str, list[tuple[int, float]]]:
-    """State and task of the plain endings in a datagram, and the number and runtime of each. Raises ValueError on
-    damage."""
+def _store_alike(endings: Sequence[Ending]) -> bool:
+    """Whether each stores one record of its own state, prepared in as many words, and nothing else."""
+    words = len(endings[0].records[0].prepared) if endings[0].records else 0
+    return words > 0 and all(
+        len(ending.records) == 1
+        and len(ending.records[0].prepared) == words
+        and ending.records[0].state == ending.state
+        and not (ending.publications or ending.parts or ending.completes)
+        for ending in endings
+    )
+
+
+def _pack_done(kind: bytes, child: int, endings: Sequence[Ending]) -> bytes:
+    first = endings[0]
+    state, task = first.state.encode(), first.task.encode()[:2000]
+    numbers: list[int | float] = []
+    for ending in endings:
+        numbers += (ending.seq, ending.runtime)
+    head = _DONE.pack(child, len(state), len(task), len(endings))
+    return b"".join((kind, head, state, task, struct.pack("!" + "Qd" * len(endings), *numbers)))
+
+
+def unpack_done(frame: bytes) -> tuple[str, list[tuple[int, float]], list[Record]]:
+    """The task of the plain endings in a datagram, the number and runtime of each, and the record of each where they
+    store any. Raises ValueError on damage."""
     try:
         _, n_state, n_task, count = _DONE.unpack_from(frame, 1)
         task_at = 1 + _DONE.size + n_state
         numbers_at = task_at + n_task
-        if numbers_at + 16 * count != len(frame):
+        end = numbers_at + 16 * count
+        if end > len(frame) or (end < len(frame)) is not (frame[:1] == KIND_STORED):
             raise ValueError(f"damaged endings of {len(frame)} bytes, {count} are announced")
-        ends = list(struct.iter_unpack("!Qd", frame[numbers_at:]))
+        ends = list(struct.iter_unpack("!Qd", frame[numbers_at:end]))
     except struct.error as exc:
         raise ValueError(f"damaged endings of {len(frame)} bytes: {exc}") from exc
-    return frame[1 + _DONE.size : task_at].decode(), frame[task_at:numbers_at].decode("utf-8", "replace"), ends
+    task = frame[task_at:numbers_at].decode("utf-8", "replace")
+    if end == len(frame):
+        return task, ends, []
+    parts = unpack_parts(memoryview(frame)[end:])
+    words = len(parts) // max(1, count)
+    if not count or words * count != len(parts) or words < 2:
+        raise ValueError(f"damaged records of {count} endings: {len(parts)} words")
+    state = frame[1 + _DONE.size : task_at].decode()
+    starts = range(0, len(parts), words)
+    records = [Record(id=parts[at].decode(), state=state, prepared=parts[at + 1 : at + words]) for at in starts]
+    return task, ends, records
 
 
 def unpack_endings(frame: bytes) -> list[bytes]:

@@ -102,6 +102,46 @@ def test_endings_come_out_as_they_went_in(result: bytes, args: bytes | None, rea
     assert (out.exchange, out.routing_key, out.persistent) == ("e", "r", True)
 
 
+def stored(seq: int, *, words: int = 3, state: str = "SUCCESS") -> Ending:
+    record = Record(id=f"ï-{seq}", state=state, prepared=[b"%d" % seq, *[b""] * (words - 1)])
+    return Ending(seq, Verdict.ACK, state="SUCCESS", records=[record], runtime=seq / 8, task="näme")
+
+
+def test_ends_that_store_alike_travel_together() -> None:
+    endings = [stored(seq) for seq in range(1, 5)]
+    frame = frames.pack_endings(3, endings, with_payload=True)
+    assert frame[:1] == frames.KIND_STORED
+    task, ends, records = frames.unpack_done(frame)
+    assert (task, ends) == ("näme", [(seq, seq / 8) for seq in range(1, 5)])
+    assert records == [ending.records[0] for ending in endings]
+    plain = frames.pack_endings(3, endings, with_payload=False)
+    assert plain[:1] == frames.KIND_DONE
+    assert frames.unpack_done(plain) == (task, ends, [])
+
+
+@pytest.mark.parametrize("odd", ["words", "state", "unsure", "publications", "verdict", "none"])
+def test_ends_that_differ_travel_each_as_it_is(odd: str) -> None:
+    other = stored(2, words=2 if odd == "words" else 3, state="FAILURE" if odd == "state" else "SUCCESS")
+    other.unsure = odd == "unsure"
+    other.publications = [Publication(message(), "q")] if odd == "publications" else ()
+    other.verdict = Verdict.DEAD if odd == "verdict" else Verdict.ACK
+    other.records = () if odd == "none" else other.records
+    for endings in ([stored(1), other], [other, stored(1)]):
+        frame = frames.pack_endings(3, endings, with_payload=True)
+        assert frame[:1] == frames.KIND_ENDS
+        back = [frames.unpack_ending(single)[1] for single in frames.unpack_endings(frame)]
+        assert [(each.seq, each.verdict, each.unsure, [*each.records]) for each in back] == [
+            (each.seq, each.verdict, each.unsure, [*each.records]) for each in endings
+        ]
+
+
+def test_ends_that_store_and_are_cut_off_or_longer_are_damaged() -> None:
+    frame = frames.pack_endings(3, [stored(1), stored(2)], with_payload=True)
+    for damaged in (*(frame[:at] for at in range(1, len(frame))), frame + b"x"):
+        with pytest.raises(ValueError, match=r"damaged|frame of"):
+            frames.unpack_done(damaged)
+
+
 def test_without_payload_an_ending_is_only_its_verdict() -> None:
     ending = Ending(1, Verdict.ACK, records=[Record(id="1", state="SUCCESS")])
     _, back = frames.unpack_ending(frames.pack_ending(0, ending, with_payload=False))
