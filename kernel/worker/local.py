@@ -19,6 +19,7 @@ from kernel.worker.assignment import Assignment, Ending, are_plain
 from kernel.worker.claims.ledger import Item
 from kernel.worker.executors import Listener
 from kernel.worker.failpoints import Failpoints
+from kernel.worker.jobs import INTERRUPTS, HostedJob
 from kernel.worker.manifest import Manifest
 from kernel.worker.running.cleaning import Cleaner
 from kernel.worker.running.execute import Executor, TaskJob
@@ -31,35 +32,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kernel.worker")
 
-_INTERRUPTS: dict[int, type[BaseException]] = {
-    slots.MARK_SOFT: errors.SoftTimeLimitExceeded,
-    slots.MARK_LEASE: errors.LeaseLost,
-    slots.MARK_TERMINATE: errors.TimeLimitExceeded,
-}
 
+class LocalJob(HostedJob):
+    """A task in this process. `started` is on the monotonic clock, 0.0 before it begins and `slots.ENDED` after."""
 
-class LocalJob:
-    """A task in this process. Implements `kernel.interfaces.pool.Job`."""
-
-    __slots__ = ("_host", "assignment", "inner", "started")
+    __slots__ = ("started",)
 
     def __init__(self, host: Local, assignment: Assignment, inner: TaskJob) -> None:
-        self._host = host
-        self.assignment = assignment
-        self.inner = inner
+        super().__init__(host, assignment, inner)
         self.started = 0.0
-
-    @property
-    def is_coroutine(self) -> bool:
-        return self.inner.is_coroutine
-
-    def run(self) -> None:
-        if self._host.begin(self):
-            self.inner.run()
-
-    async def arun(self) -> None:
-        if self._host.begin(self):
-            await self.inner.arun()
 
 
 class LocalInbox:
@@ -265,8 +246,8 @@ class Local:
             return
         if mark == slots.MARK_STOLEN:
             self._stolen.add(holding.seq)
-        elif mark in _INTERRUPTS:
-            job.inner.interrupt(_INTERRUPTS[mark])
+        elif mark in INTERRUPTS:
+            job.inner.interrupt(INTERRUPTS[mark])
 
     def kill(self, holding: Holding, grace: float) -> bool:
         """No process can be killed here without killing the program: the task gets an exception instead."""

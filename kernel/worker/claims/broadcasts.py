@@ -7,20 +7,18 @@ message like any other: claimed under a lease, counted, retried, kept as a dead 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from kernel import errors
-from kernel.interfaces.broker import Broker, PublishState, Subscription
+from kernel.interfaces.broker import Broker, PublishState
 from kernel.message import Message, Publication
+from kernel.worker.claims.hearing import Hearing
 
 _log: Final = logging.getLogger("kernel.worker")
 
-_READ_SECONDS: Final = 5.0
 _PAUSE: Final = 1.0
-_AT_ONCE: Final = 100
 
 
 class Broadcasts:
@@ -48,45 +46,28 @@ class _Reader:
         self._broker = broker
         self._topic = topic
         self._queues = queues
-        self._stop = threading.Event()
-        self._subscription: Subscription | None = None
-        self._thread = threading.Thread(target=self._run, name=f"kernel-broadcasts-{topic}", daemon=True)
+        self._hearing = Hearing(
+            broker, topic, name=f"kernel-broadcasts-{topic}", take=self._take, failed=self._failed, pause=_PAUSE
+        )
 
     def start(self) -> None:
         try:
-            self._subscription = self._broker.subscribe(self._topic)
+            self._hearing.subscribe()
         except errors.OperationalError as exc:
             _log.warning("%r is not heard yet: %s", self._topic, exc)
-        self._thread.start()
+        self._hearing.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        subscription = self._subscription
-        if subscription is not None:
-            subscription.close()
+        self._hearing.stop()
 
     def join(self, timeout: float) -> None:
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
+        self._hearing.join(timeout)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                subscription = self._subscription = self._subscription or self._broker.subscribe(self._topic)
-                try:
-                    self._read(subscription)
-                finally:
-                    self._subscription = None
-                    subscription.close()
-            except Exception as exc:  # of any kind: without this thread the worker would go on deaf
-                if not self._stop.wait(_PAUSE):
-                    _log.warning("%r is not heard, next try in %.0fs: %s", self._topic, _PAUSE, exc)
+    def _failed(self, error: Exception) -> None:
+        _log.warning("%r is not heard, next try in %.0fs: %s", self._topic, _PAUSE, error)
 
-    def _read(self, subscription: Subscription) -> None:
-        while not self._stop.is_set():
-            messages = subscription.read(_AT_ONCE, _READ_SECONDS)
-            if messages:
-                self._keep([copy for message in messages for copy in self._copies(message)])
+    def _take(self, messages: Sequence[Message]) -> None:
+        self._keep([copy for message in messages for copy in self._copies(message)])
 
     def _copies(self, message: Message) -> list[Publication]:
         due = _due(message)
@@ -106,7 +87,7 @@ class _Reader:
                     if outcome.state is PublishState.REFUSED:
                         _log.error("%r, heard on %r, was refused: %s", item.message, self._topic, outcome.reason)
                 left = [item for item, outcome in pairs if outcome.state is PublishState.UNKNOWN]
-            if left and self._stop.wait(_PAUSE):
+            if left and self._hearing.stopped.wait(_PAUSE):
                 _log.error("%d messages heard on %r are lost: the worker ends", len(left), self._topic)
                 return
 

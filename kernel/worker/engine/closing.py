@@ -91,3 +91,12 @@ class Closing:
         if not (self._pump.ended or self._renewer.is_lost):
             return False
         return all(item.place in _WITH_THE_PUMP for item in self._ledger)
+
+
+def all_of(*steps: Callable[[], object]) -> None:
+    """One after the other: whatever of it fails, the rest is done."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            _log.exception("the end of the worker met an error and goes on")

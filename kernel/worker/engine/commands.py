@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from kernel import errors
 from kernel.control import TOPIC
-from kernel.interfaces.broker import Broker, Subscription
+from kernel.interfaces.broker import Broker
 from kernel.message import Message
+from kernel.worker.claims.hearing import Hearing
 from kernel.worker.engine.stamps import RevokedStamps
 from kernel.worker.outage import Outage
 
 _log = logging.getLogger("kernel.worker")
 
-_READ_SECONDS: Final = 5.0
 _MAX_BYTES: Final = 1 << 20
 _MAX_IDS: Final = 50_000
 _PAUSE: Final = 2.0
@@ -69,59 +68,49 @@ class CommandReader:
     """Reads commands on a thread and hands those for `hostname` to `post`. `outage` is told of a broker that fails."""
 
     def __init__(self, broker: Broker, hostname: str, post: Callable[[Command], None], *, outage: Outage) -> None:
-        self._broker = broker
+        self._can_hear = broker.capabilities.broadcast
         self._hostname = hostname
         self._post = post
         self._outage = outage
-        self._failed = False
-        self._stop = threading.Event()
-        self._subscription: Subscription | None = None
-        self._thread = threading.Thread(target=self._run, name="kernel-commands", daemon=True)
+        self._has_failed = False
+        self._hearing = Hearing(
+            broker,
+            TOPIC,
+            name="kernel-commands",
+            take=self._take,
+            failed=self._failed,
+            works=self._works,
+            pause=_PAUSE,
+        )
 
     def start(self) -> None:
-        if self._broker.capabilities.broadcast:
-            self._thread.start()
+        if self._can_hear:
+            self._hearing.start()
 
     def stop(self) -> None:
-        """End it: a waiting read returns when its subscription is closed."""
-        self._stop.set()
-        subscription = self._subscription
-        if subscription is not None:
-            subscription.close()
+        self._hearing.stop()
 
     def join(self, timeout: float) -> None:
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
+        self._hearing.join(timeout)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                subscription = self._subscription = self._broker.subscribe(TOPIC)
-                try:
-                    self._works()
-                    while not self._stop.is_set():
-                        for message in subscription.read(100, _READ_SECONDS):
-                            self._take(message)
-                finally:
-                    subscription.close()
-            except Exception as exc:  # of any kind: without this thread nobody would obey
-                if not self._stop.wait(_PAUSE):
-                    self._failed = True
-                    self._outage.failed("commands cannot be read", _PAUSE, exc)
+    def _failed(self, error: Exception) -> None:
+        self._has_failed = True
+        self._outage.failed("commands cannot be read", _PAUSE, error)
 
     def _works(self) -> None:
-        if self._failed:
-            self._failed = False
+        if self._has_failed:
+            self._has_failed = False
             self._outage.ended("the broker works again")
 
-    def _take(self, message: Message) -> None:
-        try:
-            command = parse(message, self._hostname)
-        except errors.InvalidTaskError as exc:
-            _log.warning("a command was dropped: %s", exc)
-            return
-        if command is not None:
-            self._post(command)
+    def _take(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            try:
+                command = parse(message, self._hostname)
+            except errors.InvalidTaskError as exc:
+                _log.warning("a command was dropped: %s", exc)
+                continue
+            if command is not None:
+                self._post(command)
 
 
 def parse(message: Message, hostname: str) -> Command | None:

@@ -142,6 +142,11 @@ class Departures:
         self._ledger.move(item, Place.SETTLING)
         self._put(item, Settlement(item.delivery, verdict, charged=charged, delay=delay, reason=reason))
 
+    def unsendable(self, item: Item, error: Exception) -> None:
+        """No executor can be given it, as it is."""
+        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
+        self.settle(item, Verdict.DEAD, reason=f"it cannot be handed out: {type(error).__name__}: {error}"[:2000])
+
     def acknowledge(self, item: Item) -> None:
         """It is the broker's no more, and is to run when the broker has said so."""
         self._put(item, Settlement(item.delivery, Verdict.ACK, early=True))

@@ -1,15 +1,14 @@
 """The engine: one loop that admits, dispatches and settles, and never runs user code.
 
 The pump thread talks to the broker, the renewer keeps the lease, the keeper watches time limits and hooks;
-everything else happens here, on the thread that calls `run`. The life of a message reads down this file:
-`_take_in`, `_dispatch`, `on_ended`, `_on_settled`.
+everything else happens on the thread that calls `run`. The life of a message: `Arrivals.take_in`, `Dispatcher.send`,
+`Departures.done` or `ended`, `Departures.settled`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from kernel.extensions import Extensions
 from kernel.interfaces.backend import Record
-from kernel.interfaces.broker import Broker, ConsumeOptions, Verdict
+from kernel.interfaces.broker import Broker, ConsumeOptions
 from kernel.worker import slots
 from kernel.worker.assignment import Ending, Step
 from kernel.worker.claims.broadcasts import Broadcasts
@@ -26,29 +25,28 @@ from kernel.worker.claims.ledger import Item, Ledger, Place
 from kernel.worker.claims.pump import Claimed, Event, Failed, LeaseLost, Pump, WasSettled, WasStarted
 from kernel.worker.engine.admission import Admission
 from kernel.worker.engine.arrivals import Arrivals
-from kernel.worker.engine.closing import Closing
+from kernel.worker.engine.closing import Closing, all_of
 from kernel.worker.engine.commands import Command, CommandReader, Revoked
 from kernel.worker.engine.departures import Departures
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.intake import Intake
 from kernel.worker.engine.keeper import Keeper
+from kernel.worker.engine.loop import Loop
 from kernel.worker.engine.orders import Orders
 from kernel.worker.engine.pace import Pace
 from kernel.worker.engine.permits import Permits
-from kernel.worker.engine.postmortem import judge
+from kernel.worker.engine.postmortem import Postmortem
 from kernel.worker.engine.shutdown import Shutdown, Stage
 from kernel.worker.executors import Death, Executors
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.manifest import Manifest
 from kernel.worker.status import StatusFile
-from kernel.worker.waker import Waker
 
 _log = logging.getLogger("kernel.worker")
 
 _HEARTBEAT_SECONDS: Final = 2.0
 _WATCH_SECONDS: Final = 0.01
 _HELD_BYTES: Final = 64 << 20
-_OBITUARY_TRIES: Final = 3
 _UNABLE_SECONDS: Final = 10.0
 
 
@@ -82,8 +80,7 @@ class Engine:
         self._revoked = Revoked()
         intake = Intake(manifest, delivery_limit=self._limit, judges_time=not broker.capabilities.delays)
         self._admission = Admission(intake, extensions, self._revoked)
-        self._waker = Waker()
-        self._selector = selectors.DefaultSelector()
+        self._loop = Loop()
         self._permits = Permits(
             self._ledger,
             executors,
@@ -114,6 +111,9 @@ class Engine:
             stores=manifest.atomic_end,
         )
         self._arrivals = Arrivals(self._ledger, self._admission, self._dispatcher, self._departures, pump=self.pump)
+        self._postmortem = Postmortem(
+            self._ledger, self._dispatcher, self._departures, self._shutdown, tasks=manifest.tasks, limit=self._limit
+        )
         self._closing = self._make_closing()
         self._orders = self._make_orders()
         self._heartbeat_at = 0.0
@@ -221,9 +221,8 @@ class Engine:
         try:
             self._extensions.setup("kernel_worker_start", worker=self)
             self._extensions.bind()
-            self._select(self._waker, self._waker.reset)
             for readable, call in self._executors.selectables():
-                self._select(readable, call)
+                self._loop.select(readable, call)
             self._executors.open(self)
             self.pump.start()
             self._renewer.start()
@@ -253,28 +252,14 @@ class Engine:
         self._shutdown.ask(stage, reason, at_once=at_once)
         if status is not None:
             self.status = max(self.status, status)
-        self._waker.wake()
-
-    def select(self, readable: Any, call: Callable[[], None]) -> None:
-        """Have `call` called on the loop when `readable` is."""
-        self._select(readable, call)
-
-    def unselect(self, readable: Any) -> None:
-        try:
-            self._selector.unregister(readable)
-        except (KeyError, ValueError):
-            return
-
-    def _select(self, readable: Any, call: Callable[[], None]) -> None:
-        self._selector.register(readable, selectors.EVENT_READ, call)
+        self._loop.wake()
 
     def _turn(self) -> None:
         if self._dispatcher.watches or self._shutdown.stage is not Stage.RUN:
             timeout = _WATCH_SECONDS
         else:
             timeout = max(0.0, min(0.5, self._heartbeat_at - time.monotonic()))
-        for key, _ in self._selector.select(timeout):
-            key.data()
+        self._loop.wait(timeout)
         while self._events:
             self._on_event(self._events.popleft())
         while self._commands:
@@ -324,7 +309,7 @@ class Engine:
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
-        self._waker.wake()
+        self._loop.wake()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Claimed):
@@ -343,11 +328,17 @@ class Engine:
         elif isinstance(event, Failed):
             self.on_failed(f"the broker cannot be used: {event.error}")
 
+    def _prepare(self, item: Item) -> None:
+        self._arrivals.prepare(item)
+
+    def _unsendable(self, item: Item, error: Exception) -> None:
+        self._departures.unsendable(item, error)
+
     # commands -----------------------------------------------------------------------------------------------
 
     def _post_command(self, command: Command) -> None:
         self._commands.append(command)
-        self._waker.wake()
+        self._loop.wake()
 
     # ends ---------------------------------------------------------------------------------------------------
 
@@ -378,26 +369,13 @@ class Engine:
             self.stop(Stage.COLD, reason=text, status=1, at_once=True)
 
     def on_death(self, death: Death) -> None:
-        """A child is gone: nothing that it held may wait for the lease, which this engine goes on renewing."""
-        accounts = self._ledger.account(death.held, death.living, recalled=death.recalled)
-        for item in accounts.unstarted:
-            self._dispatcher.put_back(item)
-        for item in accounts.running:
-            item.attempts += 1
-            item.unsure = item.lent is not None
-            cold = self._shutdown.stage is Stage.COLD
-            facts = self._manifest.tasks.get(item.name)
-            fate = judge(item, death, facts, limit=self._limit, cold=cold, tries=_OBITUARY_TRIES)
-            self._departures.meet(item, fate)
+        self._postmortem.hold(death)
 
-    def _prepare(self, item: Item) -> None:
-        self._arrivals.prepare(item)
+    def select(self, readable: Any, call: Callable[[], None]) -> None:
+        self._loop.select(readable, call)
 
-    def _unsendable(self, item: Item, error: Exception) -> None:
-        """No executor can be given it, as it is."""
-        _log.error("task %s[%s] is kept as a dead letter: it cannot be sent to a child", item.name, item.id)
-        reason = f"it cannot be handed out: {type(error).__name__}: {error}"[:2000]
-        self._departures.settle(item, Verdict.DEAD, reason=reason)
+    def unselect(self, readable: Any) -> None:
+        self._loop.unselect(readable)
 
     # the lease ----------------------------------------------------------------------------------------------
 
@@ -429,25 +407,23 @@ class Engine:
     # the end ------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Whatever of it fails, the rest is done: messages must go back and processes must end."""
-        self._try(self._executors.terminate)
-        self._try(lambda: self._broadcasts.stop(timeout=5.0))
-        self._try(self._command_reader.stop)
-        self._try(lambda: self._command_reader.join(timeout=5.0))
-        self._try(self._departures.flush)
+        """Messages must go back and processes must end."""
+        all_of(
+            self._executors.terminate,
+            lambda: self._broadcasts.stop(timeout=5.0),
+            self._command_reader.stop,
+            lambda: self._command_reader.join(timeout=5.0),
+            self._departures.flush,
+            self._stop_pump,
+            self._renewer.stop,
+            self._executors.close,
+            lambda: self._extensions.call_observe("kernel_worker_end", worker=self),
+            self._keeper.stop,  # so late, since it watches for plugins that block
+            self._loop.close,
+            self._status_file.remove,
+        )
+
+    def _stop_pump(self) -> None:
         if not self.pump.stop(timeout=15.0):
             _log.error("the broker did not take the last settlements in time; the lease gives the messages back")
             self.status = self.status or 1
-        self._try(self._renewer.stop)
-        self._try(self._executors.close)
-        self._try(lambda: self._extensions.call_observe("kernel_worker_end", worker=self))
-        self._try(self._keeper.stop)  # so late, since it watches for plugins that block
-        self._selector.close()
-        self._waker.close()
-        self._status_file.remove()
-
-    def _try(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception:
-            _log.exception("the end of the worker met an error and goes on")

@@ -1,19 +1,58 @@
-"""What becomes of a task whose process died: a plain function over what is known of the death."""
+"""What becomes of tasks whose process died."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from kernel import states
 from kernel.interfaces.broker import Verdict
 from kernel.worker.assignment import Obituary
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.engine.departures import Departures
+from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.fate import Fate
+from kernel.worker.engine.shutdown import Shutdown, Stage
 from kernel.worker.executors import Death
 from kernel.worker.manifest import TaskFacts
 
+_TRIES: Final = 3
+"""How many processes may die over one end that is decided."""
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 5.0
+
+
+class Postmortem:
+    """Owned by the engine's loop."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        departures: Departures,
+        shutdown: Shutdown,
+        *,
+        tasks: Mapping[str, TaskFacts],
+        limit: int | None,
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._departures = departures
+        self._shutdown = shutdown
+        self._tasks = tasks
+        self._limit = limit
+
+    def hold(self, death: Death) -> None:
+        """Nothing that the dead child held may wait for the lease, which this engine goes on renewing."""
+        accounts = self._ledger.account(death.held, death.living, recalled=death.recalled)
+        for item in accounts.unstarted:
+            self._dispatcher.put_back(item)
+        for item in accounts.running:
+            item.attempts += 1
+            item.unsure = item.lent is not None
+            cold = self._shutdown.stage is Stage.COLD
+            facts = self._tasks.get(item.name)
+            self._departures.meet(item, judge(item, death, facts, limit=self._limit, cold=cold, tries=_TRIES))
 
 
 def judge(item: Item, death: Death, facts: TaskFacts | None, *, limit: int | None, cold: bool, tries: int) -> Fate:

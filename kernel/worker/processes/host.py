@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kernel import errors
 from kernel.interfaces.pool import Drained
 from kernel.worker import slots
 from kernel.worker.assignment import Assignment
 from kernel.worker.failpoints import Failpoints
+from kernel.worker.jobs import INTERRUPTS, HostedJob
 from kernel.worker.processes import frames
 from kernel.worker.processes.channel import Channel
 from kernel.worker.slots import Slots
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 _HELD_PAUSE: Final = 0.001
 _LOOK_SECONDS: Final = 1.0
-_MARKED: Final[dict[int, type[BaseException]]] = {
-    slots.MARK_SOFT: errors.SoftTimeLimitExceeded,
-    slots.MARK_LEASE: errors.LeaseLost,
-    slots.MARK_TERMINATE: errors.TimeLimitExceeded,
-}
 
 
 class Jobs(Protocol):
@@ -37,30 +32,16 @@ class Jobs(Protocol):
     def job(self, assignment: Assignment) -> TaskJob: ...
 
 
-class HostedJob:
-    """A task in a slot. Implements `kernel.interfaces.pool.Job`."""
+class SlottedJob(HostedJob):
+    """A task in a slot."""
 
-    __slots__ = ("_host", "assignment", "inner", "obeyed", "slot")
+    __slots__ = ("obeyed", "slot")
 
     def __init__(self, host: HostInbox, assignment: Assignment, slot: int, inner: TaskJob) -> None:
-        self._host = host
-        self.assignment = assignment
+        super().__init__(host, assignment, inner)
         self.slot = slot
-        self.inner = inner
         self.obeyed = slots.MARK_NONE
         """The last mark that was acted on: marks stay in the slot, and each is meant once."""
-
-    @property
-    def is_coroutine(self) -> bool:
-        return self.inner.is_coroutine
-
-    def run(self) -> None:
-        if self._host.begin(self):
-            self.inner.run()
-
-    async def arun(self) -> None:
-        if self._host.begin(self):
-            await self.inner.arun()
 
 
 class HostInbox:
@@ -85,12 +66,12 @@ class HostInbox:
         self._on_idle = idle
         self._failpoints = failpoints
         self._free = deque(range(page.slots))
-        self._backlog: deque[HostedJob] = deque()
+        self._backlog: deque[SlottedJob] = deque()
         self._pid = os.getpid()
         self._local = threading.local()
         self._taking = threading.Lock()
         self._unbegun: set[int] = set()
-        self.active: dict[int, HostedJob] = {}
+        self.active: dict[int, SlottedJob] = {}
         self.drained = False
         self.done = 0
 
@@ -102,12 +83,12 @@ class HostInbox:
     def idle(self) -> None:
         self._on_idle()
 
-    def take(self, limit: int, timeout: float | None) -> Sequence[HostedJob]:
+    def take(self, limit: int, timeout: float | None) -> Sequence[SlottedJob]:
         if os.getpid() != self._pid:
             os._exit(0)  # a task forked and its child came back here: it must take no part
         if not self._backlog:
             self._receive(timeout)
-        jobs: list[HostedJob] = []
+        jobs: list[SlottedJob] = []
         while len(jobs) < limit:
             try:
                 jobs.append(self._backlog.popleft())
@@ -176,7 +157,7 @@ class HostInbox:
             return False
         executor = self._executor()
         for slot, item in taken:
-            job = HostedJob(self, item, slot, executor.job(item))
+            job = SlottedJob(self, item, slot, executor.job(item))
             self.active[item.seq] = job
             self._unbegun.add(item.seq)
             self._backlog.append(job)
@@ -190,7 +171,7 @@ class HostInbox:
 
     def expect(self, assignment: Assignment) -> None:
         """Announce what is to be run next and did not come through the inbox."""
-        job = HostedJob(self, assignment, self._announce(assignment.seq), self._executor().job(assignment))
+        job = SlottedJob(self, assignment, self._announce(assignment.seq), self._executor().job(assignment))
         self.active[assignment.seq] = job
 
     def go_on(self, assignment: Assignment) -> None:
@@ -216,7 +197,7 @@ class HostInbox:
         self._page.clear(self._number, slot)
         self._free.append(slot)
 
-    def begin(self, job: HostedJob) -> bool:
+    def begin(self, job: SlottedJob) -> bool:
         """Note the start of a task; False when the engine has given it to somebody else."""
         self._unbegun.discard(job.assignment.seq)
         if self._page.start(self._number, job.slot, job.assignment.seq, time.monotonic()) != slots.MARK_STOLEN:
@@ -246,10 +227,10 @@ class HostInbox:
 
         A job of the main thread is interrupted last, since that raises.
         """
-        marked = [holding for holding in self._page.holdings(self._number) if holding.mark in _MARKED]
+        marked = [holding for holding in self._page.holdings(self._number) if holding.mark in INTERRUPTS]
         here = threading.main_thread().ident
         found = [(self.active.get(holding.seq), holding.mark) for holding in marked]
         jobs = [(job, mark) for job, mark in found if job is not None and job.obeyed != mark]
         for job, mark in sorted(jobs, key=lambda pair: pair[0].inner.thread_id == here):
             job.obeyed = mark
-            job.inner.interrupt(_MARKED[mark])
+            job.inner.interrupt(INTERRUPTS[mark])
