@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from kernel.interfaces.backend import Record
 from kernel.worker.assignment import Ending, Step
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.slots import Holding
 
 

@@ -16,7 +16,7 @@ from kernel.interfaces.backend import Record
 from kernel.interfaces.pool import Drained, PoolConfig
 from kernel.worker import lookout, slots
 from kernel.worker.assignment import Assignment, Ending, are_plain
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.executors import Listener
 from kernel.worker.failpoints import Failpoints
 from kernel.worker.jobs import INTERRUPTS, HostedJob

@@ -16,7 +16,7 @@ from typing import Final
 
 from kernel import errors
 from kernel.interfaces.broker import Broker, ConsumeOptions, Consumer, Delivery, QueueSpec, Settled, Settlement, Verdict
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.claims.rhythm import Rhythm
 from kernel.worker.claims.turns import Turns
 from kernel.worker.failpoints import Failpoints

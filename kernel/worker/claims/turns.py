@@ -24,11 +24,6 @@ class Turns(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def add(self, key: str, item: T) -> None:
-        with self._lock:
-            self._lines.setdefault(key, deque()).append(item)
-            self._length += 1
-
     def extend(self, key: str, items: Sequence[T]) -> None:
         with self._lock:
             self._lines.setdefault(key, deque()).extend(items)

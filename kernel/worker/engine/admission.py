@@ -11,7 +11,7 @@ from kernel.extensions import Extensions
 from kernel.interfaces.broker import Verdict
 from kernel.interfaces.outcome import DeadLetter, Delay, Skip
 from kernel.worker.assignment import Obituary
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.fate import Fate
 from kernel.worker.engine.intake import Intake

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kernel.interfaces.broker import Delivery, Settled
-from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.claims.item import Item
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.claims.pump import Pump
 from kernel.worker.engine.admission import Admission
 from kernel.worker.engine.departures import Departures

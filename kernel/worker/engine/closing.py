@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from kernel.worker.claims.item import Item, Place
 from kernel.worker.claims.lease import Renewer
-from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.claims.pump import Pump
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.shutdown import Shutdown, Stage

@@ -9,7 +9,8 @@ from kernel.extensions import Extensions
 from kernel.interfaces.backend import Record
 from kernel.interfaces.broker import Delivery, Settled, Settlement, Verdict
 from kernel.worker.assignment import Ending, Obituary, Step
-from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.item import Item, Place
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.claims.pump import Pump
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.fate import Fate

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from kernel.worker import slots
-from kernel.worker.claims.ledger import Item, Ledger, Place, ReadyQueue
+from kernel.worker.claims.item import Item, Place
+from kernel.worker.claims.ledger import Ledger
+from kernel.worker.claims.ready import ReadyQueue
 from kernel.worker.engine.pace import Pace
 from kernel.worker.engine.permits import Permits
 from kernel.worker.executors import Executors

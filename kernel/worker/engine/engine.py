@@ -20,8 +20,9 @@ from kernel.interfaces.broker import Broker, ConsumeOptions
 from kernel.worker import slots
 from kernel.worker.assignment import Ending, Step
 from kernel.worker.claims.broadcasts import Broadcasts
+from kernel.worker.claims.item import Item, Place
 from kernel.worker.claims.lease import Renewer
-from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.claims.pump import Claimed, Event, Failed, LeaseLost, Pump, WasSettled, WasStarted
 from kernel.worker.engine.admission import Admission
 from kernel.worker.engine.arrivals import Arrivals

@@ -10,7 +10,7 @@ from typing import Any, Final
 from kernel import errors, states
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.worker.assignment import Obituary
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.engine import elder
 from kernel.worker.manifest import Manifest
 

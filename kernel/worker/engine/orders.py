@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 
 from kernel import errors
-from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.item import Item, Place
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.engine.admission import Admission
 from kernel.worker.engine.commands import Command, Revoked, task_ids
 from kernel.worker.engine.dispatch import Dispatcher

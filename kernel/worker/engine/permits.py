@@ -10,7 +10,8 @@ from kernel.interfaces.broker import Consumer, Delivery
 from kernel.interfaces.shortcut import Lender
 from kernel.message import Message
 from kernel.worker.assignment import Lent
-from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.claims.item import Item
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.engine.admission import is_judged
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.executors import Executors

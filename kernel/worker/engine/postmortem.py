@@ -8,7 +8,8 @@ from typing import Final
 from kernel import states
 from kernel.interfaces.broker import Verdict
 from kernel.worker.assignment import Obituary
-from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.claims.item import Item
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.engine.departures import Departures
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.fate import Fate

@@ -18,7 +18,7 @@ from typing import Any, Final
 from kernel import errors
 from kernel.finding import AppNotFound
 from kernel.worker import slots
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.executors import Death, Listener
 from kernel.worker.manifest import Manifest
 from kernel.worker.options import WorkerOptions

@@ -15,7 +15,7 @@ from kernel.hooks import hookimpl
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.interfaces.outcome import DeadLetter, Delay, Run, Skip
 from kernel.message import Message
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.engine.admission import Admission
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.fate import Fate

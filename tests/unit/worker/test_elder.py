@@ -12,7 +12,7 @@ import pytest
 from kernel import errors
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.engine.elder import renewed
 from kernel.worker.engine.intake import Intake
 from kernel.worker.manifest import TaskFacts

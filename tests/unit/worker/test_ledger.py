@@ -5,7 +5,9 @@ from __future__ import annotations
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker.assignment import Lent
-from kernel.worker.claims.ledger import Item, Ledger, Place, ReadyQueue
+from kernel.worker.claims.item import Item, Place
+from kernel.worker.claims.ledger import Ledger
+from kernel.worker.claims.ready import ReadyQueue
 from kernel.worker.slots import ENDED, Holding
 
 
@@ -186,3 +188,52 @@ def test_a_copy_has_its_turn_when_one_before_it_has_left() -> None:
     assert ready.clear() == [second]
     ready.free("i")
     assert len(ready) == 0
+
+
+def test_what_is_claimed_together_is_entered_in_its_order() -> None:
+    ledger = Ledger()
+    first = ledger.enter(delivery())
+    deliveries = [delivery(size=size) for size in (1, 2, 3)]
+    items = ledger.enter_all(deliveries)
+    assert [item.delivery for item in items] == deliveries
+    assert [item.seq for item in items] == [first.seq + 1, first.seq + 2, first.seq + 3]
+    assert all(ledger.get(item.seq) is item for item in items)
+    assert ledger.bytes == sum(item.delivery.size for item in [first, *items])
+    assert ledger.enter(delivery()).seq == first.seq + 4
+    assert ledger.enter_all([]) == []
+
+
+def test_what_is_out_ends_once() -> None:
+    ledger = Ledger()
+    alone, other, waiting = ledger.enter_all([delivery(), delivery(), delivery()])
+    alone.sent_alone = True
+    ledger.send([alone, other])
+    assert (ledger.sent, ledger.sent_alone) == (2, 1)
+    said = [(other.seq, 0.5), (alone.seq, 1.0), (other.seq, 2.0), (waiting.seq, 3.0), (99, 4.0)]
+    assert ledger.end(said) == [(other, 0.5), (alone, 1.0)]
+    assert (ledger.sent, ledger.sent_alone) == (0, 0)
+    assert [item.place for item in (alone, other, waiting)] == [Place.SETTLING, Place.SETTLING, Place.WAITING]
+    ledger.leave(alone, other, other)
+    assert (len(ledger), ledger.sent) == (1, 0)
+
+
+def test_several_are_popped_as_one_by_one() -> None:
+    for names, limit in (("aaaa", 3), ("aabab", 4), ("abc", 9), ("aab", 2), ("aaaa", 0)):
+        ledger, both = Ledger(), (ReadyQueue(), ReadyQueue())
+        items = ledger.enter_all([delivery(name) for name in names])
+        for item in items:
+            for ready in both:
+                ready.add(item)
+        one_by_one = [both[0].pop(lambda _: True) for _ in range(min(limit, len(names)))]
+        assert both[1].pop_more(lambda _: True, limit) == one_by_one
+        assert len(both[0]) == len(both[1]) == len(names) - len(one_by_one)
+        assert both[0].clear() == both[1].clear()
+
+
+def test_the_first_that_does_not_fit_is_the_last_that_is_looked_at() -> None:
+    ready = ReadyQueue()
+    items = Ledger().enter_all([delivery() for _ in range(4)])
+    for item in items:
+        ready.add(item)
+    assert ready.pop_more(lambda item: item is not items[2], 9) == items[:2]
+    assert (len(ready), ready.clear()) == (2, items[2:])

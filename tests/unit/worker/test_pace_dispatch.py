@@ -9,7 +9,8 @@ from kernel.extensions import Extensions
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker import slots
-from kernel.worker.claims.ledger import Item, Ledger, Place
+from kernel.worker.claims.item import Item, Place
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.dispatch import Dispatcher
 from kernel.worker.engine.pace import Pace

@@ -11,7 +11,8 @@ from kernel.extensions import Extensions
 from kernel.interfaces.broker import Delivery
 from kernel.message import Message
 from kernel.worker.assignment import Lent, Obituary
-from kernel.worker.claims.ledger import Item, Ledger
+from kernel.worker.claims.item import Item
+from kernel.worker.claims.ledger import Ledger
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.engine.permits import Permits
 

@@ -7,7 +7,7 @@ import pytest
 from kernel.interfaces.broker import Delivery, Verdict
 from kernel.message import Message
 from kernel.worker.assignment import Obituary
-from kernel.worker.claims.ledger import Item
+from kernel.worker.claims.item import Item
 from kernel.worker.engine.fate import Fate
 from kernel.worker.engine.postmortem import judge
 from kernel.worker.executors import Death
