@@ -93,7 +93,7 @@ class chord(Composite):  # noqa: N801 - Celery's name
 
     @body.setter
     def body(self, body: Any) -> None:
-        self.kwargs["body"] = None if body is None else members([body], "chord", self._app)[0]
+        self.kwargs["body"] = None if body is None else as_group(members([body], "chord", self._app)[0])
 
     def known_app(self) -> Kernel | None:
         """Its own app, or that of the first member that has one, or of its body."""

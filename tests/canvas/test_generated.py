@@ -10,8 +10,11 @@ import json
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -26,13 +29,17 @@ from tests.canvas.direct import (
     Broken,
     Chain,
     Chord,
+    Chunks,
     Direct,
     Group,
     Map,
     Node,
     Step,
     called,
+    is_linkable,
+    is_nothing,
     is_odd,
+    unrolled,
     within,
 )
 
@@ -51,14 +58,21 @@ class Runner:
 
         @self.app.task(name="step", bind=True, max_retries=5)
         def step(
-            task: Any, given: Any = None, *, number: int, token: str, fails: bool = False, retries: int = 0
+            task: Any,
+            given: Any = None,
+            *,
+            number: int,
+            token: str,
+            fails: bool = False,
+            retries: int = 0,
+            word: str = "",
         ) -> str:
             self.note(token, number)
             if task.request.retries < retries:
                 raise task.retry(countdown=0)
             if fails:
                 raise ValueError(f"{number} fails")
-            return called(number, given)
+            return called(number, given, word)
 
         @self.app.task(name="failed")
         def failed(task_id: str, *, number: int, token: str) -> None:
@@ -84,23 +98,37 @@ class Runner:
     def signature(self, node: Node, token: str) -> Any:
         """The canvas that `node` describes."""
         if isinstance(node, Step):
-            task = self.app.tasks["step"]
-            made = task.s(number=node.number, token=token, fails=node.fails, retries=node.retries)
-            made.set(immutable=node.immutable)
-            if node.errback:
-                made.link_error(self.app.tasks["failed"].s(number=node.number, token=token))
+            return self._step(node, token)
+        mapped = self.app.tasks["mapped"]
+        if isinstance(node, Map):
+            return mapped.map([f"{token}:{item}" for item in node.items])
+        if isinstance(node, Chunks):
+            return mapped.chunks([(f"{token}:{item}",) for item in node.items], node.size)
+        made: Any
+        if isinstance(node, Chain):
+            steps = [self.signature(step, token) for step in node.steps]
+            made = reduce(or_, steps) if node.piped else canvas.chain(*steps)
             for link in node.links:
                 made.link(self.signature(link, token))
-            return made
-        if isinstance(node, Map):
-            return self.app.tasks["mapped"].map([f"{token}:{item}" for item in node.items])
-        if isinstance(node, Chain):
-            return canvas.chain(*(self.signature(step, token) for step in node.steps))
-        if isinstance(node, Group):
+        elif isinstance(node, Group):
             # Of a generator, which is read by whoever looks first.
-            return canvas.group((self.signature(member, token) for member in node.members), app=self.app)
-        header = [self.signature(member, token) for member in node.header]
-        return canvas.chord(header, self.signature(node.body, token), app=self.app)
+            made = canvas.group(self.signature(member, token) for member in node.members)
+        else:
+            header = [self.signature(member, token) for member in node.header]
+            made = canvas.chord(header, self.signature(node.body, token))
+        if node.immutable:
+            made.set_immutable(True)
+        return made
+
+    def _step(self, node: Step, token: str) -> Any:
+        given: dict[str, Any] = {"number": node.number, "token": token, "fails": node.fails, "retries": node.retries}
+        made = self.app.tasks["step"].s(**given, **({"word": node.word} if node.word else {}))
+        made.set(immutable=node.immutable)
+        if node.errback:
+            made.link_error(self.app.tasks["failed"].s(number=node.number, token=token))
+        for link in node.links:
+            made.link(self.signature(link, token))
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -114,46 +142,110 @@ def runner() -> Iterator[Runner]:
 def marks(node: Node) -> tuple[Any, ...]:
     """Two canvases of different marks are different signatures: a link that is there already is not linked again."""
     return tuple(
-        each.number if isinstance(each, Step) else each.items for each in within(node) if isinstance(each, Step | Map)
+        each.number if isinstance(each, Step) else each.items
+        for each in within(node)
+        if isinstance(each, Step | Map | Chunks)
     )
 
 
-def nodes(depth: int, failures: bool) -> st.SearchStrategy[Node]:
-    """Canvases of at most `depth` levels. A step that fails is rare, so that some of most canvases runs."""
-    number = st.integers(0, 9)
-    fails = st.sampled_from([False, False, False, True]) if failures else st.just(False)
-    step = {"number": number, "fails": fails, "retries": st.sampled_from([0, 0, 0, 0, 1, 2])}
-    if depth == 0:
-        return st.builds(Step, **step, immutable=st.sampled_from([False, False, True]))
-    inner = nodes(depth - 1, failures)
-    some = st.lists(inner, min_size=1, max_size=3).map(tuple)
-    empty = st.just(Group(()))
-    return st.one_of(
-        nodes(0, failures),
-        st.builds(Step, **step, links=st.lists(inner, max_size=2, unique_by=marks).map(tuple)),
-        st.builds(Map, st.lists(number, max_size=3).map(tuple)),
-        st.builds(
-            Chain, st.tuples(inner, st.lists(st.one_of(inner, inner, empty), max_size=3)).map(lambda t: (t[0], *t[1]))
-        ),
-        st.builds(Group, some),
-        st.builds(Chord, some, inner),
-    )
+class Drawing:
+    """Makes up one canvas. Where `alone`, no tasks run side by side in it, and each has an errback."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], *, failures: bool) -> None:
+        self._draw = draw
+        self._failures = failures
+        self._alone: bool = self._pick(False, False, False, True)
+        self._links = iter(range(10, MAPPED))
+
+    def _pick(self, *values: Any) -> Any:
+        return self._draw(st.sampled_from(values))
+
+    def canvas(self, depth: int) -> Node:
+        """One of at most `depth` levels, and of more than one task."""
+        kinds = (self._linked, self._chain, self._chain)
+        return cast(
+            "Node", self._pick(*kinds, *(() if self._alone else (self._group, self._chord, self._chord)))(depth)
+        )
+
+    def _node(self, depth: int) -> Node:
+        return self.canvas(depth) if depth and self._pick(True, True, False) else self._leaf()
+
+    def _leaf(self) -> Node:
+        kind = self._pick(Step, Step, Step, Step, Step, Map, Chunks)
+        if kind is Step or (kind is Chunks and self._alone):
+            return self._step()
+        items = [self._pick(*range(10)) for _ in range(self._pick(1, 2, 3) if kind is Chunks else self._pick(0, 1, 2))]
+        return Map(tuple(items)) if kind is Map else Chunks(tuple(items), self._pick(1, 2))
+
+    def _step(self) -> Step:
+        """One that fails is rare, so that some of most canvases runs."""
+        return Step(
+            self._pick(*range(10)),
+            immutable=self._pick(False, False, False, True),
+            fails=self._failures and self._pick(False, False, False, True),
+            retries=self._pick(0, 0, 0, 0, 1, 2),
+            errback=self._alone,
+            word=self._pick("", "", "", "w"),
+        )
+
+    def _linked(self, depth: int) -> Node:
+        links = {marks(link): link for link in self._several(depth, 1, 2)}
+        return replace(self._step(), links=tuple(links.values()))
+
+    def _several(self, depth: int, *counts: int) -> list[Node]:
+        return [self._node(depth - 1) for _ in range(self._pick(*counts))]
+
+    def _with_nothing(self, members: list[Node]) -> tuple[Node, ...]:
+        """With an empty group among them, now and then."""
+        if not self._alone and self._pick(False, False, False, False, True):
+            members.insert(self._pick(*range(len(members) + 1)), Group(()))
+        return tuple(members)
+
+    def _chain(self, depth: int) -> Node:
+        made = Chain(
+            self._with_nothing(self._several(depth, 1, 2, 2, 3)), immutable=self._pick(False, False, False, True)
+        )
+        if len(made.steps) > 1 and not any(map(is_nothing, made.steps)):
+            made = replace(made, piped=self._pick(False, True))
+        # Only what is a chain when it is made has the links of one; where two chains end in one task, like links of
+        # theirs may be one link or two: there are none.
+        is_chain = not isinstance(unrolled(made)[0], Group | Chord)
+        if is_chain and is_linkable(made) and self._pick(False, False, True):
+            made = replace(made, links=(Step(next(self._links), retries=self._pick(0, 0, 1)),))
+        return made
+
+    def _group(self, depth: int) -> Node:
+        return Group(self._with_nothing(self._several(depth, 1, 2, 3)), immutable=self._pick(False, False, False, True))
+
+    def _chord(self, depth: int) -> Node:
+        header = self._with_nothing(self._several(depth, 0, 1, 1, 2, 2, 3))
+        # What a chord calls is a chain as often as anything else.
+        body = self._chain(depth - 1) if depth > 1 and self._pick(False, True) else self._node(depth - 1)
+        return Chord(
+            header if any(not is_nothing(member) for member in header) else (), body, self._pick(False, False, True)
+        )
 
 
-def compare(runner: Runner, node: Node, how: str = "sent") -> None:
+@st.composite
+def drawn(draw: Callable[[st.SearchStrategy[Any]], Any], depth: int, failures: bool) -> Node:
+    return Drawing(draw, failures=failures).canvas(depth)
+
+
+def compare(runner: Runner, node: Node, how: str = "sent", word: str = "") -> None:
     """Run it, and evaluate it: the value or the kind of error, and who ran how often, must be the same."""
     direct = Direct()
     token = uuid.uuid4().hex
     runner.ran[token] = Counter()
     try:
-        expected, kinds = direct.result(node, FIRST), set()
+        expected, kinds = direct.result(node, FIRST, word), set()
     except Broken as broken:
         expected, kinds = None, broken.kinds
     runner.wanted[token] = direct.ran
     made = runner.signature(node, token)
     if how == "as data":
         made = runner.app.signature(json.loads(json.dumps(made)))
-    result = made.apply((FIRST,)) if how == "here" else made.apply_async((FIRST,))
+    call = made.apply if how == "here" else made.apply_async
+    result = call((FIRST,), {"word": word} if word else {})
     if kinds:
         with pytest.raises(Exception, match="fails") as caught:
             result.get(timeout=PATIENCE)
@@ -165,7 +257,7 @@ def compare(runner: Runner, node: Node, how: str = "sent") -> None:
 
 def canvases(*, failures: bool) -> st.SearchStrategy[Node]:
     """Those whose meaning is not in doubt."""
-    return nodes(3, failures).filter(lambda node: not any(map(is_odd, within(node))))
+    return drawn(3, failures).filter(lambda node: not any(map(is_odd, within(node))))
 
 
 several = settings(
@@ -191,16 +283,34 @@ LONELY = Chord((Chord((Map(()),), Group((Step(0),))),), Step(1))
 """Run here, a header of one that ends in a group gave its body that group's values in place of a list of one."""
 
 
+CHUNKED = Chord((Step(1),), Chunks((2, 3), 1))
+"""Chunks as what a chord calls were refused."""
+APART = Chain((Chain((Step(1), Step(2)), links=(Step(10),)), Step(3)), piped=True)
+"""What was linked to a chain was called at the end of what it was joined to."""
+LISTED = Chain((Chord((Step(1),), Group((Step(2),))), Step(3)))
+"""A chain of a chord whose body is a group of one, and a task, gave that no list."""
+WIDE = Chain((Step(1), Group((Step(2), Step(3)))), links=(Step(10),))
+"""What was linked to a chain that ends in a group was called after its first member, without its value."""
+
+
 class TestGenerated:
     @several
-    @example(node=INSIDE, how="sent")
-    @example(node=EMPTY, how="as data")
-    @example(node=ENDING, how="here")
-    @example(node=ENDING, how="sent")
-    @example(node=LONELY, how="here")
-    @given(node=canvases(failures=False), how=st.sampled_from(["sent", "sent", "as data", "here"]))
-    def test_it_comes_to_what_calling_the_functions_does(self, runner: Runner, node: Node, how: str) -> None:
-        compare(runner, node, how)
+    @example(node=INSIDE, how="sent", word="")
+    @example(node=EMPTY, how="as data", word="")
+    @example(node=ENDING, how="here", word="")
+    @example(node=ENDING, how="sent", word="")
+    @example(node=LONELY, how="here", word="")
+    @example(node=CHUNKED, how="as data", word="")
+    @example(node=APART, how="sent", word="v")
+    @example(node=LISTED, how="sent", word="")
+    @example(node=WIDE, how="sent", word="")
+    @given(
+        node=canvases(failures=False),
+        how=st.sampled_from(["sent", "sent", "as data", "here"]),
+        word=st.sampled_from(["", "", "v"]),
+    )
+    def test_it_comes_to_what_calling_the_functions_does(self, runner: Runner, node: Node, how: str, word: str) -> None:
+        compare(runner, node, how, word)
 
     @several
     @given(node=canvases(failures=True))
