@@ -67,7 +67,8 @@ class Joins:
         self._sent = 0
         # How many members of a chord's are known to be added: until there are so many more, nobody need look.
         self._added: OrderedDict[str, int] = OrderedDict()
-        # Queues whose parts a connection of this process took, and was lost before it had put them back.
+        # Queues whose parts a connection of this process took, or was to, and of which it does not know that they are
+        # back: it may be gone, and the server has not noticed.
         self._left: set[str] = set()
 
     def add(self, batch: Sequence[ChordPart]) -> list[ChordState]:
@@ -232,6 +233,8 @@ class Joins:
 
     def _hold(self, queue: str) -> bool:
         """Take the parts of this chord, if nobody else does."""
+        # From here on: the answer may be what is lost.
+        self._left.add(queue)
         try:
             self._open().consume(queue, _TAG, exclusive=True)
         except ChannelClosed as exc:
@@ -239,7 +242,6 @@ class Joins:
                 raise
             self._drop()
             return False
-        self._left.add(queue)
         return True
 
     def _put_back(self, queue: str) -> None:

@@ -141,6 +141,32 @@ def test_who_lost_its_connection_over_the_parts_takes_them_again(
     assert not cuts
 
 
+def test_who_does_not_know_whether_it_has_the_parts_waits(
+    kernel_rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is gone before the answer, and for the server it is not."""
+    backend, name, hold, lost = backend_on(kernel_rabbitmq_url, timeout=0.3), new_id(), Joins._hold, []
+
+    def half_open(self: Joins, queue: str) -> bool:
+        held = hold(self, queue)
+        if not lost:
+            lost.append(self._wire)
+            self._wire = self._channel = None
+            raise errors.OperationalError("no answer")
+        return held
+
+    monkeypatch.setattr(Joins, "_hold", half_open)
+    try:
+        bring(backend, name, 0, 2)
+        for _ in range(2):
+            with pytest.raises(errors.OperationalError, match="another connection to"):
+                bring(backend, name, 1, 2)
+        lost[0].close()
+        assert len(bring(backend, name, 1, 2).parts) == 2
+    finally:
+        backend.close()
+
+
 def test_what_is_added_after_the_end_is_not_waited_for(backend: RpcBackend) -> None:
     """A member runs again whose part is there, and adds another one than before."""
     name = new_id()
