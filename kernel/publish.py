@@ -34,6 +34,8 @@ __all__ = ["Call", "Publisher", "RetryPolicy", "derive_id", "new_id"]
 
 _MAX_PRIORITY: Final = 255
 _CLEARABLE: Final = frozenset({"time_limit", "soft_time_limit", "expires"})
+_ROUTABLE: Final = PLACE | {"priority", "serializer", "compression", "delivery_mode"}
+"""Options that a router takes away by leaving them out of its answer."""
 
 
 class Publisher:
@@ -221,13 +223,15 @@ class Publisher:
         if router is None:
             return layered(made.general, self.routing.find(name, call.args, call.kwargs, given, task), own, given)
         ask = None if isinstance(router, type) else getattr(router, "route", None)
-        found = ask(layered(own, given), name, call.args, call.kwargs, task) if callable(ask) else None
+        said = layered(own, given)
+        found = ask(dict(said), name, call.args, call.kwargs, task) if callable(ask) else None
         if not isinstance(found, Mapping):
             raise TypeError(
                 f"router is {router!r:.80}; an object is needed whose route(options, name, args, kwargs, task) returns "
                 "the options of the call, such as app.amqp.router"
             )
-        return layered(made.general, found)
+        # What follows the call, and whose part it is, stays as it was also where the answer leaves it out.
+        return layered(made.general, {name: said[name] for name in said.keys() - _ROUTABLE}, found)
 
     def _priority(self, options: Mapping[str, Any]) -> int:
         priority = options.get("priority")

@@ -11,7 +11,7 @@ from kernel.call import Call
 from kernel.canvas.composite import Composite, members, walk
 from kernel.canvas.groups import as_group, group
 from kernel.groupresult import GroupResult
-from kernel.options import SENDING
+from kernel.options import ROUTED, SENDING
 from kernel.placing import PLACED, Given, Lineage, Place
 from kernel.results.eager import as_exception
 from kernel.results.gathering import leaves as result_leaves
@@ -32,7 +32,7 @@ SHAPE: Final = "kernel_shape"
 _PARTS: Final = ("header", "body", "kwargs")
 # When the header begins and how it is sent is not how that is with the body; and what says whose place a call takes is
 # placed by `freeze`.
-_HEADER_ALONE: Final = frozenset({"countdown", "eta", *SENDING, *PLACED})
+_HEADER_ALONE: Final = frozenset({"countdown", "eta", "result_cls", *SENDING, *ROUTED, *PLACED})
 _BODY_ALONE: Final = frozenset({"link", "link_error", "chain", *PLACED})
 
 

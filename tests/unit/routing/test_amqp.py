@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_a_call_names_its_router(app: Kernel) -> None:
     assert router.asked == ({"priority": 2}, "video", (), {}, None)
     assert place(app, "video", router=router) == ("there", "", 9)
     assert place(app, "video", router=app.amqp.router) == ("media", "", 7)
+
+
+def test_what_follows_a_call_is_not_for_its_router_to_leave_out(app: Kernel) -> None:
+    class Short:
+        def route(self, options: Mapping[str, Any], *what: Any) -> dict[str, Any]:
+            return {"queue": "there"}
+
+    follower = app.signature("after")
+    app.send_task("x", router=Short(), link=follower, headers={"a": 1}, time_limit=5, priority=3, exchange="mail")
+    (message,) = app.broker.peek("there", 1)
+    assert [each["task"] for each in json.loads(message.body)[2]["callbacks"]] == ["after"]
+    assert (message.headers["a"], message.headers["timelimit"], message.priority) == (1, [5, None], 0)
 
 
 def test_a_call_goes_as_one_of_another_name_or_task(app: Kernel) -> None:
