@@ -168,7 +168,8 @@ class CallData(dict[str, Any]):
         back what the signature says of it."""
         new_args, new_kwargs, new_options = self.merged(args, kwargs, options)
         own = copy.deepcopy(dict(new_options)) if new_options else {}
-        own.update((name, None) for name, value in options.items() if value is None and name not in self._fixed())
+        if None in options.values():
+            own.update((name, None) for name, value in options.items() if value is None and name not in self._fixed())
         return self.replace(new_args, new_kwargs, own)
 
     partial = clone
