@@ -22,7 +22,7 @@ def extend(record: Record, request: Request, app: Kernel) -> None:
     record.kwargs = _encoded_or_text(app, dict(request.kwargs), request.kwargsrepr)
     record.worker = request.hostname
     record.retries = request.retries
-    record.queue = request.queue
+    record.queue = request.queue or None
     if request.stamped_headers or request.stamps:
         stamps = {"stamped_headers": request.stamped_headers, "stamps": request.stamps}
         record.stamps = json.dumps(stamps, default=str)
