@@ -21,9 +21,9 @@ class Unwritten:
         self.chain = chain
         self.size = size
 
-    def parts(self) -> Any:
-        """``(args, kwargs, embed)``, new ones each time, save for what is in the chain. Raises `DecodeError`."""
-        args, kwargs, embed = self.codec.loads(self.start)
+    def whole(self, start: Sequence[Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        """``(args, kwargs, embed)`` of the body, of what `start` was read as."""
+        args, kwargs, embed = start
         return args, kwargs, {**embed, "chain": [*self.chain]}
 
 
@@ -40,7 +40,8 @@ class DeferredMessage(Message):
     @property
     def body(self) -> bytes:
         if not self._written:
-            self._written = self.unwritten.codec.dumps(self.unwritten.parts())
+            codec = self.unwritten.codec
+            self._written = codec.dumps(self.unwritten.whole(codec.loads(self.unwritten.start)))
         return self._written
 
     @body.setter

@@ -12,7 +12,7 @@ follows, as after any end that was not settled; that finds its own record, and s
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from kernel.interfaces.broker import Delivery, Settled, Settlement
@@ -36,9 +36,13 @@ class Shortcut(Protocol):
         """Settle a plain ACK with its records and publications, as `Consumer.settle`."""
         ...
 
-    def advance(self, settlement: Settlement, following: Publication) -> Advanced:
+    def advance(
+        self, settlement: Settlement, following: Publication, *, meanwhile: Callable[[], None] | None = None
+    ) -> Advanced:
         """Store the records of an end, of which there is one at least, and leave the claim as it is, for `following`,
-        which is all that is published with this end. Whoever goes on is to look whether the lease holds."""
+        which is all that is published with this end. Whoever goes on is to look whether the lease holds.
+
+        `meanwhile`, which never raises, is called at most once: while the server is at work, if it has to be asked."""
         ...
 
 

@@ -140,6 +140,7 @@ class Ending:
         "completes",
         "delay",
         "join",
+        "observe",
         "parts",
         "publications",
         "reason",
@@ -186,6 +187,14 @@ class Ending:
         self.completes = completes
         self.unsure = False
         """Its settlement was tried where the task ran, and may have been done."""
+        self.observe: Callable[[], None] | None = None
+        """What plugins are told by. It never raises."""
+
+    def observed(self) -> None:
+        """Tell plugins of it, once: when it is on its way, or when there is time before that."""
+        observe, self.observe = self.observe, None
+        if observe is not None:
+            observe()
 
     @property
     def for_chords(self) -> bool:

@@ -170,9 +170,16 @@ class HostInbox:
         return bool(self._backlog) or bool(self._poller().poll(0))
 
     def expect(self, assignment: Assignment) -> None:
-        """Announce what is to be run next and did not come through the inbox."""
+        """Announce what is to be run next and did not come through the inbox, and make it ready."""
         job = SlottedJob(self, assignment, self._announce(assignment.seq), self._executor().job(assignment))
         self.active[assignment.seq] = job
+        job.inner.make_ready()
+
+    def forget(self, seq: int) -> None:
+        """What was expected, if anything, is not to be run."""
+        job = self.active.pop(seq, None)
+        if job is not None:
+            self._release(job.slot)
 
     def go_on(self, assignment: Assignment) -> None:
         """Run what was expected next."""

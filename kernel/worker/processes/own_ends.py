@@ -89,8 +89,6 @@ class OwnEnds:
             return False
         (item,) = ending.publications
         settlement = Settlement(_claim(assignment, lent), Verdict.ACK, records=ending.records)
-        if self._shortcut().advance(settlement, item) is not Advanced.DONE:
-            return False
         following = Assignment(
             lent.following,
             item.message,
@@ -99,8 +97,20 @@ class OwnEnds:
             lent=Lent(lent.key, lent.following + 1, lent.last),
             valid=self._inbox.lease_valid,
         )
-        # Announced before the engine hears of it, which then finds it here.
-        self._inbox.expect(following)
+
+        def meanwhile() -> None:
+            # Announced before the engine hears of it, which then finds it here.
+            self._inbox.expect(following)
+            ending.observed()
+
+        advanced = Advanced.STALE
+        try:
+            advanced = self._shortcut().advance(settlement, item, meanwhile=meanwhile)
+        finally:
+            if advanced is not Advanced.DONE:
+                self._inbox.forget(following.seq)
+        if advanced is not Advanced.DONE:
+            return False
         self._tell(Step(ending, item.message), self._is_watched(item.message))
         self._inbox.go_on(following)
         return True

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kernel import attempt, errors, failure, states
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 class TaskJob:
     """One task to run. Implements `kernel.interfaces.pool.Job`."""
 
-    __slots__ = ("_executor", "assignment", "ended", "guard")
+    __slots__ = ("_executor", "assignment", "ended", "guard", "ready")
 
     def __init__(self, executor: Executor, assignment: Assignment) -> None:
         self._executor = executor
@@ -50,6 +51,8 @@ class TaskJob:
         self.guard = Guard()
         self.ended = False
         """Its ending was handed on."""
+        self.ready: Life | Ending | None = None
+        """What is known of it from its message, once that was read."""
 
     @property
     def seq(self) -> int:
@@ -72,6 +75,10 @@ class TaskJob:
     def is_coroutine(self) -> bool:
         task = self._executor.app.tasks.get(self.task_name)
         return task is not None and task.is_coroutine and self.assignment.obituary is None
+
+    def make_ready(self) -> None:
+        """Read its message before its turn. Never raises."""
+        self.ready = self._executor.read(self.assignment)
 
     def run(self) -> None:
         # A context of its own: what a task sets in one must not be seen by the next task on this thread.
@@ -122,8 +129,9 @@ class Executor:
             assert life.prepared is not None, "what is not registered has ended already"
             conclusion = attempt.run(life.prepared, life.request, guard=job.guard, loops=self._loops)
             ending, conclusion = ends.end(life, conclusion)
+            ending.observe = partial(ends.observe, life, conclusion)
             self._deliver(job, ending)
-            ends.observe(life, conclusion)
+            ending.observed()
         except BaseException as exc:
             self._broken(job, exc)
 
@@ -176,12 +184,20 @@ class Executor:
             ending.verdict, ending.reason = meant.verdict, meant.reason
         return ending
 
+    def read(self, assignment: Assignment) -> Life | Ending | None:
+        """What `_begin` would find first; None if that cannot be said yet."""
+        try:
+            return self._life(assignment)
+        except Exception as exc:
+            _log.debug("a message is read when it is its turn: %r", exc)
+            return None
+
     # --- before the body ------------------------------------------------------------------------------------
 
     def _begin(self, job: TaskJob) -> Life | None:
         """Everything up to the body; None when there is no body to run and the task has ended."""
         assignment = job.assignment
-        found = self._life(assignment)
+        found = job.ready or self._life(assignment)
         if isinstance(found, Ending):
             self._deliver(job, found)
             return None

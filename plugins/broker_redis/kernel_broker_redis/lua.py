@@ -25,19 +25,29 @@ from __future__ import annotations
 
 from typing import Final
 
-COMMON: Final = r"""
+NAMES: Final = r"""
 local P, SEP = ARGV[1], ARGV[2]
-local clock = redis.call('TIME')
-local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local CONSUMERS = P .. 'kernel:consumers'
 
 local function own(list, what) return P .. 'kernel:{' .. list .. '}:' .. what end
-local function consumer_key(cid) return P .. 'kernel:consumer:' .. cid end
 
 local function queue_of(list)
   local at = string.find(list, SEP, 1, true)
   return at and string.sub(list, 1, at - 1) or list
 end
+"""
+
+CLOCK: Final = r"""
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+"""
+
+COMMON: Final = (
+    NAMES
+    + CLOCK
+    + r"""
+local CONSUMERS = P .. 'kernel:consumers'
+
+local function consumer_key(cid) return P .. 'kernel:consumer:' .. cid end
 
 -- Wake a few of those who wait: one may be dead, or have found something else to do. Those who stand at the first list
 -- see by themselves what is pushed there.
@@ -135,6 +145,7 @@ local function register(cid, owner, lease, floor, known, first)
   return epoch(cid) ~= known and known ~= '' and 2 or 1
 end
 """
+)
 
 DESPITE: Final = """
 -- A server that is full refuses what takes memory, until a script has written: what is here must be settled, returned

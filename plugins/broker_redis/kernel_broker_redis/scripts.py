@@ -6,7 +6,7 @@ from typing import Final
 
 from kernel_lib_redis import Script, chords, records
 
-from kernel_broker_redis.lua import COMMON, DESPITE
+from kernel_broker_redis.lua import CLOCK, COMMON, DESPITE, NAMES
 
 _MOMENT: Final = r"""
 -- An ISO 8601 moment with its offset in Unix milliseconds; 0 for anything else, which is for the worker to judge.
@@ -348,19 +348,27 @@ return out
 # claim; then the words of records.
 # Answers 0 when the claim is not there; 2, and does nothing, when something else waits; 1 when the records are stored.
 ADVANCE: Final = Script(
-    COMMON
+    NAMES
     + DESPITE
     + records.KEEP
     + r"""
 local behind = 6 + tonumber(ARGV[5])
 local list = ARGV[behind]
 if redis.call('HEXISTS', own(list, 'held:' .. ARGV[3]), ARGV[behind + 1]) == 0 then return 0 end
-local waiting = { own(ARGV[4], 'aside:' .. ARGV[3]) }
+local waiting, delayed = { own(ARGV[4], 'aside:' .. ARGV[3]) }, {}
 for i = 6, behind - 1 do
   waiting[#waiting + 1] = ARGV[i]
-  if #redis.call('ZRANGEBYSCORE', own(ARGV[i], 'delayed'), '-inf', NOW, 'LIMIT', 0, 1) > 0 then return 2 end
+  delayed[#delayed + 1] = own(ARGV[i], 'delayed')
 end
 if redis.call('EXISTS', unpack(waiting)) > 0 then return 2 end
+if redis.call('EXISTS', unpack(delayed)) > 0 then
+"""
+    + CLOCK
+    + r"""
+  for _, key in ipairs(delayed) do
+    if #redis.call('ZRANGEBYSCORE', key, '-inf', NOW, 'LIMIT', 0, 1) > 0 then return 2 end
+  end
+end
 if redis.call('SISMEMBER', P .. 'kernel:paused', queue_of(list)) == 1 then return 2 end
 for i = behind + 2, #ARGV, 5 do keep(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], true) end
 return 1

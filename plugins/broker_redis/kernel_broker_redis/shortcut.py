@@ -37,14 +37,16 @@ class RedisShortcut:
         (done,) = self._run(scripts.FINISH, consumer, *words, fits=answers.is_outcomes(1))
         return _SETTLED[done]
 
-    def advance(self, settlement: Settlement, following: Publication) -> Advanced:
+    def advance(
+        self, settlement: Settlement, following: Publication, *, meanwhile: Callable[[], None] | None = None
+    ) -> Advanced:
         consumer = self._claim(settlement)
         key, number = settlement.delivery.key
         waits = following.due is not None or any(following.message.headers.get(name) for name in _WAITS)
         if waits or self._layout.list_of(following.queue, following.priority) != key:
             return Advanced.WAITED_FOR
-        words = ends.record_words(settlement.records)
-        return _ADVANCED[self._run(scripts.ADVANCE, consumer, *self._looks, key, number, *words, fits=_is_advanced)]
+        words = [consumer, *self._looks, key, number, *ends.record_words(settlement.records)]
+        return _ADVANCED[self._run(scripts.ADVANCE, *words, fits=_is_advanced, meanwhile=meanwhile)]
 
     def _claim(self, settlement: Settlement) -> str:
         """The consumer whose claim it is. The delivery gets its key as the consumer has it."""
@@ -54,8 +56,19 @@ class RedisShortcut:
             delivery.key = delivery.key, int(number)
         return consumer
 
-    def _run(self, script: Any, *words: object, fits: Callable[[Any], bool]) -> Any:
-        return self._server.script(script, self._layout.prefix, self._layout.sep, *words, fits=fits, soon=True)
+    def _run(
+        self,
+        script: Any,
+        *words: object,
+        fits: Callable[[Any], bool],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
+        names = self._layout.prefix, self._layout.sep
+        return self._server.script(script, *names, *words, fits=fits, meanwhile=meanwhile or _nothing)
+
+
+def _nothing() -> None:
+    """What there is to be done while the server is at work on an end that nothing follows."""
 
 
 def _is_advanced(reply: Any) -> bool:

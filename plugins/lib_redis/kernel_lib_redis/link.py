@@ -43,10 +43,10 @@ class Link:
             raise fault(reply, self.shown) from reply
         return reply
 
-    def script(self, script: Script, *args: object, soon: bool = False) -> Any:
-        """Run a script; one that the server has forgotten is sent again. With `soon` the answer mostly comes at once
-        (`receive_soon`)."""
-        (reply,) = self.pipeline([script.by_digest(self.keys, args)], soon=soon)
+    def script(self, script: Script, *args: object, meanwhile: Callable[[], None] | None = None) -> Any:
+        """Run a script; one that the server has forgotten is sent again. With `meanwhile`, which is called while the
+        server is at work, the answer is looked for before it is waited for."""
+        (reply,) = self.pipeline([script.by_digest(self.keys, args)], meanwhile=meanwhile)
         if isinstance(reply, exceptions.NoScriptError):
             (reply,) = self.pipeline([script.by_text(self.keys, args)])
         if isinstance(reply, BaseException):
@@ -63,12 +63,20 @@ class Link:
                 replies[at] = reply
         return replies
 
-    def pipeline(self, commands: Sequence[Command], *, timeout: float | None = None, soon: bool = False) -> list[Any]:
+    def pipeline(
+        self,
+        commands: Sequence[Command],
+        *,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Any]:
         """One round trip; an error that the server replied stands in the place of its answer."""
         self.send(commands)
-        return [self._answer(timeout, soon) for _ in commands]
+        if meanwhile is not None:
+            meanwhile()
+        return [self._answer(timeout, soon=meanwhile is not None) for _ in commands]
 
-    def _answer(self, timeout: float | None, soon: bool) -> Any:
+    def _answer(self, timeout: float | None, *, soon: bool) -> Any:
         try:
             return self.receive_soon() if soon else self.receive(timeout)
         except exceptions.ResponseError as exc:

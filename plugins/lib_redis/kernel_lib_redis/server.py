@@ -141,15 +141,19 @@ class RedisServer:
             return _good(link, link.pipeline(commands))
 
     def script(
-        self, script: Script, *args: object, fits: Callable[[Any], bool] | None = None, soon: bool = False
+        self,
+        script: Script,
+        *args: object,
+        fits: Callable[[Any], bool] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
-        """Run a script once: when the connection breaks, it may have run or not. With `soon` its answer is looked for
-        before it is waited for.
+        """Run a script once: when the connection breaks, it may have run or not. `meanwhile` is called while the server
+        is at work, and must not raise.
 
         An answer that does not pass `fits` is another's, or a stranger's: with it the connection counts as broken.
         """
         with self.link() as link:
-            reply = link.script(script, *args, soon=soon)
+            reply = link.script(script, *args, meanwhile=meanwhile)
             if fits is not None and not fits(reply):
                 raise unfitting(reply, link.shown)
             return reply
