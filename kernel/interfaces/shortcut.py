@@ -6,7 +6,8 @@ lay, and nothing else waits, he need not end it: he stores the result (`Shortcut
 under the same claim. So a link of a chain costs one round trip, and no message.
 
 Nothing depends on his living. Who gets the first message of such a row again finds its record, and publishes what
-follows, as after any end that was not settled; that finds its own record, and so on up to the one that has none.
+follows, as after any end that was not settled; that finds its own record, and so on up to the one that has none. So
+that he need not go far, the claim is made that of what runs by then now and again (`moves`).
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ class Shortcut(Protocol):
         ...
 
     def advance(
-        self, settlement: Settlement, following: Publication, *, meanwhile: Callable[[], None] | None = None
+        self,
+        settlement: Settlement,
+        following: Publication,
+        *,
+        moves: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Advanced:
         """Store the records of an end, of which there is one at least, and leave the claim as it is, for `following`,
-        which is all that is published with this end. Whoever goes on is to look whether the lease holds.
+        which is all that is published with this end. With `moves`, whoever gets its message again gets `following`.
+        Whoever goes on is to look whether the lease holds.
 
         `meanwhile`, which never raises, is called at most once: while the server is at work, if it has to be asked."""
         ...

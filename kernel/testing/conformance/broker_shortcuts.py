@@ -33,12 +33,12 @@ class Sides:
     def finish(self, delivery: Delivery, *published: Publication) -> Settled:
         return self.shortcut.finish(self.end(delivery, *published))
 
-    def advance(self, delivery: Delivery, following: Publication) -> Advanced:
-        return self.shortcut.advance(self.end(delivery), following)
+    def advance(self, delivery: Delivery, following: Publication, *, moves: bool = False) -> Advanced:
+        return self.shortcut.advance(self.end(delivery), following, moves=moves)
 
-    def advanced(self, delivery: Delivery, following: Publication) -> Delivery:
+    def advanced(self, delivery: Delivery, following: Publication, *, moves: bool = False) -> Delivery:
         """What runs next, under the same claim."""
-        assert self.advance(delivery, following) is Advanced.DONE
+        assert self.advance(delivery, following, moves=moves) is Advanced.DONE
         found = Delivery(following.message, delivery.queue, delivery.token, key=delivery.key)
         found.advanced = True
         return found
@@ -124,6 +124,31 @@ class ShortcutCases(BrokerKit):
         assert sides.finish(following) is STALE
         assert sides.advance(following, made(queue, 1)[0]) is Advanced.STALE
         assert not sides.ended(following), "he has lost it"
+
+    def test_a_claim_may_be_made_that_of_what_follows(self, broker: Broker, sides: Sides, queue: str) -> None:
+        delivery, following = self.first(broker, sides, queue), made(queue, 1)[0]
+        moved = sides.advanced(delivery, following, moves=True)
+        assert sides.ended(delivery)
+        assert self.nothing(sides.consumer), "it lies in no queue"
+        last = sides.advanced(moved, made(queue, 1)[0])
+        sides.consumer.close()
+        again = self.one(self.consume(broker, queue))
+        assert (again.message.id, again.message.body, again.seen) == (moved.message.id, following.message.body, True)
+        assert again.starts == 0
+        assert sides.finish(last) is STALE
+
+    def test_what_is_to_be_done_meanwhile_is_done_once_at_most(self, broker: Broker, sides: Sides, queue: str) -> None:
+        times: list[int] = []
+        delivery, (waiting, following) = self.first(broker, sides, queue), made(queue, 2)
+
+        def advance() -> Advanced:
+            return sides.shortcut.advance(sides.end(delivery), following, meanwhile=lambda: times.append(1))
+
+        assert advance() is Advanced.DONE
+        assert len(times) <= 1
+        broker.publish([waiting])
+        assert advance() is Advanced.WAITED_FOR
+        assert len(times) <= 2
 
     def test_nobody_goes_on_while_something_else_waits(self, broker: Broker, sides: Sides, queue: str) -> None:
         delivery = self.first(broker, sides, queue)

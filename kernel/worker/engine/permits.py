@@ -16,8 +16,8 @@ from kernel.worker.engine.admission import is_judged
 from kernel.worker.engine.commands import Revoked
 from kernel.worker.executors import Executors
 
-_LINKS: Final = 32
-"""How many may follow one after the other under one claim: whoever gets its message again goes through all of them."""
+_LINKS: Final = 1024
+"""How many may follow one after the other under one claim, each with a number of its own."""
 
 
 class Permits:

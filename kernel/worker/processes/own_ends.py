@@ -26,6 +26,8 @@ _log = logging.getLogger("kernel.worker")
 _LARGE: Final = 64 * 1024
 """Bytes of a message from which on it takes the usual way, where none is in more hands than it must be."""
 _REST: Final = 5.0
+_FAR: Final = 32
+"""Links from which on the claim is made that of what runs: whoever gets its message again goes through so many."""
 _YOUNG: Final = 10.0
 _LASTING: Final = 600.0
 """Seconds that a record must live, so that nobody runs again what a row has behind it."""
@@ -58,7 +60,7 @@ class OwnEnds:
         expires = app.conf.result_expires
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
         self._keeps = not seconds or seconds >= _LASTING
-        self._row = "", 0.0
+        self._row = "", 0.0, 0
         limit = app.conf.task_delivery_limit
         self._counts_each = limit is not None and limit <= 1
 
@@ -85,7 +87,7 @@ class OwnEnds:
 
     def _go_on(self, ending: Ending, assignment: Assignment, lent: Lent) -> bool:
         """Run next what follows, under the claim of what has ended."""
-        if not self._may_go_on(ending, assignment.token, lent):
+        if not self._may_go_on(ending, lent):
             return False
         (item,) = ending.publications
         settlement = Settlement(_claim(assignment, lent), Verdict.ACK, records=ending.records)
@@ -105,7 +107,8 @@ class OwnEnds:
 
         advanced = Advanced.STALE
         try:
-            advanced = self._shortcut().advance(settlement, item, meanwhile=meanwhile)
+            moves = self._is_far(assignment.token)
+            advanced = self._shortcut().advance(settlement, item, moves=moves, meanwhile=meanwhile)
         finally:
             if advanced is not Advanced.DONE:
                 self._inbox.forget(following.seq)
@@ -130,12 +133,12 @@ class OwnEnds:
             self._way = cast("Shortcuts", self._app.opened.reader).shortcut(self._facts.queues)
         return self._way
 
-    def _may_go_on(self, ending: Ending, token: str, lent: Lent) -> bool:
+    def _may_go_on(self, ending: Ending, lent: Lent) -> bool:
         """Whether this child may run what follows next: nobody else wants it, and nothing else waits here. What has no
         record would run again for whoever gets the first message of the row again."""
         if ending.state != states.SUCCESS or len(ending.publications) != 1 or not ending.records:
             return False
-        if not self._page.shortcuts or not self._is_young(token):
+        if not self._keeps or not self._page.shortcuts:
             return False
         inbox, item = self._inbox, ending.publications[0]
         if inbox.drained or len(inbox.active) > 1 or self._page.held(self._number) or inbox.has_more():
@@ -160,12 +163,15 @@ class OwnEnds:
             or bool(headers.get("stamped_headers"))
         )
 
-    def _is_young(self, token: str) -> bool:
-        """Whether the row under this claim began so lately that all its records are certainly there."""
-        now = time.monotonic()
-        if self._row[0] != token:
-            self._row = token, now
-        return self._keeps and now - self._row[1] < _YOUNG
+    def _is_far(self, token: str) -> bool:
+        """Whether what runs under this claim is far from its message by now: then it gets another. While it is near,
+        all records in between are certainly there."""
+        now, (known, since, count) = time.monotonic(), self._row
+        if known != token:
+            since, count = now, 0
+        far = count >= _FAR or now - since >= _YOUNG
+        self._row = (token, now, 0) if far else (token, since, count + 1)
+        return far
 
 
 def _claim(assignment: Assignment, lent: Lent) -> Delivery:

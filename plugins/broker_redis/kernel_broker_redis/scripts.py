@@ -344,13 +344,22 @@ return out
 """
 )
 
+_EXCHANGE: Final = r"""
+-- Of which message a claim is: of one that nobody has started.
+local function exchange(list, number, raw)
+  redis.call('HSET', own(list, 'held:' .. ARGV[3]), number, raw)
+  redis.call('HDEL', own(list, 'marks:' .. ARGV[3]), number)
+end
+"""
+
 # ARGV: prefix, sep, consumer, the list at which it waits, how many lists it has and their keys; list and number of a
-# claim; then the words of records.
+# claim, and the message that it is to be of, empty if it is to stay as it is; then the words of records.
 # Answers 0 when the claim is not there; 2, and does nothing, when something else waits; 1 when the records are stored.
 ADVANCE: Final = Script(
     NAMES
     + DESPITE
     + records.KEEP
+    + _EXCHANGE
     + r"""
 local behind = 6 + tonumber(ARGV[5])
 local list = ARGV[behind]
@@ -370,7 +379,8 @@ if redis.call('EXISTS', unpack(delayed)) > 0 then
   end
 end
 if redis.call('SISMEMBER', P .. 'kernel:paused', queue_of(list)) == 1 then return 2 end
-for i = behind + 2, #ARGV, 5 do keep(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], true) end
+for i = behind + 3, #ARGV, 5 do keep(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], true) end
+if ARGV[behind + 2] ~= '' then exchange(list, ARGV[behind + 1], ARGV[behind + 2]) end
 return 1
 """
 )
@@ -379,12 +389,11 @@ return 1
 EXCHANGE: Final = Script(
     COMMON
     + DESPITE
+    + _EXCHANGE
     + r"""
 for i = 4, #ARGV, 3 do
-  local held = own(ARGV[i], 'held:' .. ARGV[3])
-  if redis.call('HEXISTS', held, ARGV[i + 1]) == 1 then
-    redis.call('HSET', held, ARGV[i + 1], ARGV[i + 2])
-    redis.call('HDEL', own(ARGV[i], 'marks:' .. ARGV[3]), ARGV[i + 1])
+  if redis.call('HEXISTS', own(ARGV[i], 'held:' .. ARGV[3]), ARGV[i + 1]) == 1 then
+    exchange(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end
 end
 return 1

@@ -10,7 +10,7 @@ from kernel_lib_redis import RedisServer
 from kernel.interfaces.broker import Settled, Settlement
 from kernel.interfaces.shortcut import Advanced
 from kernel.message import Publication
-from kernel_broker_redis import answers, ends, scripts
+from kernel_broker_redis import answers, ends, envelope, scripts
 from kernel_broker_redis.layout import Layout
 
 _SETTLED: Final = (Settled.STALE, Settled.DONE)
@@ -38,14 +38,20 @@ class RedisShortcut:
         return _SETTLED[done]
 
     def advance(
-        self, settlement: Settlement, following: Publication, *, meanwhile: Callable[[], None] | None = None
+        self,
+        settlement: Settlement,
+        following: Publication,
+        *,
+        moves: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Advanced:
         consumer = self._claim(settlement)
         key, number = settlement.delivery.key
         waits = following.due is not None or any(following.message.headers.get(name) for name in _WAITS)
         if waits or self._layout.list_of(following.queue, following.priority) != key:
             return Advanced.WAITED_FOR
-        words = [consumer, *self._looks, key, number, *ends.record_words(settlement.records)]
+        moved = envelope.encode(following.message, following.queue) if moves else b""
+        words = [consumer, *self._looks, key, number, moved, *ends.record_words(settlement.records)]
         return _ADVANCED[self._run(scripts.ADVANCE, *words, fits=_is_advanced, meanwhile=meanwhile)]
 
     def _claim(self, settlement: Settlement) -> str:
