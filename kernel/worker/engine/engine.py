@@ -82,14 +82,7 @@ class Engine:
         intake = Intake(manifest, delivery_limit=self._limit, judges_time=not broker.capabilities.delays)
         self._admission = Admission(intake, extensions, self._revoked)
         self._loop = Loop()
-        self._permits = Permits(
-            self._ledger,
-            executors,
-            extensions,
-            self._revoked,
-            consumer=lambda: self.pump.consumer,
-            usable=manifest.shortcuts,
-        )
+        self._permits = self._make_permits()
         self._dispatcher = self._make_dispatcher()
         self.pump = self._make_pump(broker, close_broker=owns_broker)
         self._renewer = Renewer(self.pump, self._lease, held=executors.set_lease, lost=self._on_lease_lost)
@@ -101,16 +94,7 @@ class Engine:
             float(settings.get("worker_soft_shutdown_timeout") or 0.0),
             on_idle=bool(settings.get("worker_enable_soft_shutdown_on_idle")),
         )
-        self._departures = Departures(
-            self._ledger,
-            self._dispatcher,
-            self.pump,
-            extensions=extensions,
-            pace=self._pace,
-            permits=self._permits,
-            shutdown=self._shutdown,
-            stores=manifest.atomic_end,
-        )
+        self._departures = self._make_departures()
         self._arrivals = Arrivals(self._ledger, self._admission, self._dispatcher, self._departures, pump=self.pump)
         self._postmortem = Postmortem(
             self._ledger, self._dispatcher, self._departures, self._shutdown, tasks=manifest.tasks, limit=self._limit
@@ -123,6 +107,28 @@ class Engine:
         self._announced = False
         self._ready_calls: list[Callable[[], None]] = []
         self.status = 0
+
+    def _make_permits(self) -> Permits:
+        return Permits(
+            self._ledger,
+            self._executors,
+            self._extensions,
+            self._revoked,
+            consumer=lambda: self.pump.consumer,
+            usable=self._manifest.shortcuts,
+        )
+
+    def _make_departures(self) -> Departures:
+        return Departures(
+            self._ledger,
+            self._dispatcher,
+            self.pump,
+            extensions=self._extensions,
+            pace=self._pace,
+            permits=self._permits,
+            shutdown=self._shutdown,
+            stores=self._manifest.atomic_end,
+        )
 
     def _make_dispatcher(self) -> Dispatcher:
         settings = self._manifest.settings
