@@ -69,6 +69,7 @@ class Prepared:
         "before_start",
         "body",
         "is_coroutine",
+        "looks_back",
         "name",
         "never_retry",
         "on_failure",
@@ -97,6 +98,8 @@ class Prepared:
         self.on_failure = _overridden(task, "on_failure")
         self.on_retry = _overridden(task, "on_retry")
         self.after_return = _overridden(task, "after_return")
+        # Its own hooks about a success may look for what is stored.
+        self.looks_back = self.on_success is not None or self.after_return is not None
 
     def _wrap(self) -> Body | None:
         """The wrappers of plugins around the body, as a function of the request; None when there are none."""

@@ -124,7 +124,7 @@ def _attempts(prepared: Prepared, request: Request, loops: Loops) -> tuple[Reque
 
 def _next(request: Request, retry: errors.Retry) -> Request:
     """The request of the next attempt: what the retry says, on top of what was."""
-    fields = {**vars(request), "retries": request.retries + 1, "entered": False, "asked_retry": None}
+    fields = {**vars(request), "retries": request.retries + 1, "entered": False, "asked_retry": None, "asked_end": None}
     if isinstance(retry.sig, Signature):
         fields.update(args=tuple(retry.sig.args), kwargs=dict(retry.sig.kwargs))
         headers = retry.sig.options.get("headers")

@@ -22,8 +22,9 @@ _STASH: Final = "kernel.progress"
 def update_state(task: Task[..., Any], task_id: str | None, state: str | None, meta: Any) -> None:
     """Store `state` with `meta` for `task_id`, by default for the call of `task` that runs in this context.
 
-    Durable when it returns. Raises ValueError without an id or with a terminal state, `EncodeError` for a
-    `meta` that cannot be serialized.
+    Durable when it returns. A terminal state is how the call that runs here ends if it then raises `Ignore`, and is
+    stored with that end. Raises ValueError without an id, or with a terminal state of another call, and `EncodeError`
+    for a `meta` that cannot be serialized.
     """
     request = task.request
     own = task_id is None or task_id == request.id
@@ -32,12 +33,20 @@ def update_state(task: Task[..., Any], task_id: str | None, state: str | None, m
         raise ValueError(f"update_state of {task.name} needs a task_id here: the task is not running in this context")
     if not isinstance(state, str) or not state:
         raise ValueError(f"state is {state!r:.60}; a text such as 'PROGRESS' is needed")
-    if state in states.READY_STATES:
-        raise ValueError(f"state {state} says how a task ended: return a value, raise an error or raise Ignore instead")
+    ends = state in states.READY_STATES
+    if ends and (not own or request.called_directly):
+        raise ValueError(
+            f"state {state} says how a task ended: it can be set by the task itself while it runs, which then raises "
+            "Ignore; return a value or raise an error otherwise"
+        )
     app = task.app
     if isinstance(meta, BaseException):
         meta = failure.encode_exception(meta)
     data, content_type, encoding = app.codecs.encode_result(meta)
+    if ends:
+        # Stored now, it would keep a task from running again whose process dies before its end.
+        request.asked_end = state, (data, content_type, encoding)
+        return
     record = Record(
         id=task_id,
         state=state,

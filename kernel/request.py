@@ -143,6 +143,9 @@ class Request:
     """For a direct call, the request it was made in."""
     asked_retry: errors.Retry | None = None
     """What ``retry(throw=False)`` returned in this run; published when the body has ended."""
+    asked_end: tuple[str, tuple[bytes, str, str]] | None = None
+    """The terminal state that the run itself named (`update_state`), and its result as it is stored: how it ends, if
+    it then raises `Ignore`."""
     chord_additions: int = 0
     """How many members this run has added to its chord."""
     gave_way: bool = False

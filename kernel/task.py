@@ -409,7 +409,8 @@ class Task(Attributes, Generic[P, R_co]):
         """Store a state of the user's own, and `meta` with it; durable when it returns.
 
         By default of the task that runs here; `state` may be any text, `meta` any value the result serializer
-        takes. A state that says how a task ended is left to the end.
+        takes. SUCCESS, FAILURE or REVOKED of the task that runs here is stored when it has ended, if it raises
+        `Ignore`.
         """
         from kernel import progress
 

@@ -145,6 +145,33 @@ def test_a_link_has_its_time_limit(project: Project) -> None:
     assert project.counts("STUCK") == {"1": 1}
 
 
+def test_a_link_that_runs_can_be_terminated(project: Project) -> None:
+    """Also where the links before it were so short that the engine has heard of none of them when it begins."""
+    with WorkerProcess(project, "-c", "1").wait_ready() as worker:
+        step = project.task("step")
+        result = (step.s(0) | step.s() | step.s(seconds=TIMEOUT) | step.s()).delay()
+        wait_for(lambda: "2" in project.counts("STEP"), TIMEOUT, lambda: worker.log)
+        assert result.parent is not None
+        result.parent.revoke(terminate=True)
+        with pytest.raises(errors.TaskRevokedError):
+            result.parent.get(timeout=TIMEOUT / 2)
+        assert project.task("add").delay(1, 2).get(timeout=TIMEOUT) == 3
+    assert once_each(project, 3)
+
+
+def test_a_child_that_dies_far_from_the_first_link_loses_nothing(project: Project) -> None:
+    """The claim has got the message of another link twice by then."""
+    environment = {"KERNEL_FAILPOINTS": "task.decided=kill@90"}
+    with WorkerProcess(project, "-c", "1", environment=environment).wait_ready() as worker:
+        result = links(project, 100).delay()
+        assert result.get(timeout=TIMEOUT) == 100
+        assert worker.log.count("was ended by SIGKILL") >= 1
+        deaths = worker.log.count("was ended by SIGKILL")
+    counts = project.counts("STEP")
+    assert set(counts) == {str(n) for n in range(100)}
+    assert sum(counts.values()) <= 100 + deaths, "each takes the one along that ran"
+
+
 def test_a_child_is_replaced_after_so_many_links(project: Project) -> None:
     with WorkerProcess(project, "-c", "1", "--max-tasks-per-child", "3") as worker:
         assert links(project, 12).delay().get(timeout=TIMEOUT) == 12

@@ -358,6 +358,46 @@ def test_update_state_goes_through_the_sink(bench: Bench, app: Kernel) -> None:
     assert (record.id, record.state, bench.value(record)) == ("x", "PROGRESS", {"done": 1})
 
 
+@pytest.mark.parametrize(
+    ("state", "meta"), [("FAILURE", {"why": "mine"}), ("SUCCESS", 5), ("REVOKED", ValueError("no"))]
+)
+def test_a_task_that_names_its_end_and_raises_ignore_ends_so(
+    bench: Bench, app: Kernel, state: str, meta: object
+) -> None:
+    @app.task(bind=True)
+    def body(self: Any) -> None:
+        self.update_state(state=state, meta=meta)
+        assert not bench.states, "what has ended would not run again"
+        raise errors.Ignore
+
+    ending = bench.run(body, task_id="x")
+    assert ending.verdict is Verdict.ACK
+    [record] = ending.records
+    assert (record.id, record.state) == ("x", state)
+    assert record.date_done is not None
+    app.backend.store([record])
+    result = app.AsyncResult("x")
+    assert result.state == state
+    if state == "FAILURE":
+        assert isinstance(result.result, errors.RemoteError)
+        assert "'why': 'mine'" in str(result.result)
+    else:
+        assert repr(result.result) == repr(meta)
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_how_a_task_ends_counts_more_than_what_it_named(bench: Bench, app: Kernel, how: str) -> None:
+    @app.task(bind=True)
+    def body(self: Any) -> int:
+        self.update_state(state="REVOKED")
+        if how == "raise":
+            raise KeyError("why")
+        return 5
+
+    ending = bench.run(body)
+    assert [record.state for record in ending.records] == ["SUCCESS" if how == "return" else "FAILURE"]
+
+
 def test_states_of_extended_results_say_which_call_runs_and_where(bench: Bench, app: Kernel) -> None:
     app.conf.result_extended = True
 

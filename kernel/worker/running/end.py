@@ -60,7 +60,7 @@ def end(life: Life, conclusion: Conclusion) -> tuple[Ending, Conclusion]:
         conclusion.outcome.runtime = runtime
         state = conclusion.outcome.state
     if state == states.IGNORED:
-        return _ending(life, Verdict.ACK, conclusion.outcome, breaks=_left_out(life)), conclusion
+        return _ignored(life, conclusion.outcome), conclusion
     if state == states.REJECTED:
         return _rejection(life, conclusion), conclusion
     return _failure(life, conclusion.outcome), conclusion
@@ -196,6 +196,15 @@ def _broken_off(
                 reply_to = following.options.get("reply_to")
                 records.append(unreached(life, following.id, data, traceback=outcome.traceback, reply_to=reply_to))
     return tuple(records)
+
+
+def _ignored(life: Life, outcome: Outcome) -> Ending:
+    """With the record that the task asked for itself, if it did."""
+    records: tuple[Record, ...] = ()
+    asked = life.request.asked_end
+    if asked is not None and stores(life):
+        records = (record(life, Outcome(asked[0], runtime=outcome.runtime), asked[1], ()),)
+    return _ending(life, Verdict.ACK, outcome, records=records, breaks=_left_out(life))
 
 
 def _left_out(life: Life) -> Sequence[Break]:

@@ -129,9 +129,11 @@ class Executor:
             assert life.prepared is not None, "what is not registered has ended already"
             conclusion = attempt.run(life.prepared, life.request, guard=job.guard, loops=self._loops)
             ending, conclusion = ends.end(life, conclusion)
-            ending.observe = partial(ends.observe, life, conclusion)
+            observe: Callable[[], None] = partial(ends.observe, life, conclusion)
+            if not life.prepared.looks_back:
+                ending.observe, observe = observe, ending.observed
             self._deliver(job, ending)
-            ending.observed()
+            observe()
         except BaseException as exc:
             self._broken(job, exc)
 
