@@ -21,11 +21,11 @@ from kernel.worker.failpoints import Failpoints
 from kernel.worker.options import WorkerOptions
 from kernel.worker.processes import frames
 from kernel.worker.processes.channel import Channel
-from kernel.worker.processes.forkserver import Wiring
 from kernel.worker.processes.host import HostInbox
 from kernel.worker.processes.own_ends import OwnEnds
 from kernel.worker.processes.parent import die_with_parent
 from kernel.worker.processes.row import Row
+from kernel.worker.processes.wiring import Wiring
 from kernel.worker.running.cleaning import Cleaner
 from kernel.worker.running.execute import Executor
 from kernel.worker.running.outbox import Outbox

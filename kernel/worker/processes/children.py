@@ -24,7 +24,8 @@ from kernel.worker.manifest import Manifest
 from kernel.worker.options import WorkerOptions
 from kernel.worker.processes import frames
 from kernel.worker.processes.channel import Channel
-from kernel.worker.processes.forkserver import ControlReader, ForkServer, Wiring
+from kernel.worker.processes.forkserver import ControlReader, ForkServer
+from kernel.worker.processes.wiring import Wiring
 from kernel.worker.slots import Holding, Slots
 
 _log = logging.getLogger("kernel.worker")

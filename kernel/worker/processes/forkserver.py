@@ -17,7 +17,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from kernel import drivers, errors
@@ -25,27 +24,9 @@ from kernel.worker import logs
 from kernel.worker import manifest as manifests
 from kernel.worker.options import WorkerOptions
 from kernel.worker.processes.parent import die_with_parent
+from kernel.worker.processes.wiring import Wiring
 
 _CHUNK = 48_000
-
-
-@dataclass(slots=True)
-class Wiring:
-    """The descriptors that the engine's processes share; numbers stay the same across fork and exec."""
-
-    control: int
-    inbox: int
-    outbox: int
-    page: int
-    alive: int
-    engine_pid: int
-
-    def dump(self) -> str:
-        return json.dumps(asdict(self))
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        return (self.control, self.inbox, self.outbox, self.page, self.alive)
 
 
 ChildEntry = Callable[[Any, "WorkerOptions", Wiring, int], None]

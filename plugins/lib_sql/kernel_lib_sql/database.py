@@ -6,9 +6,8 @@ import abc
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from kernel_lib_sql import urls
 from kernel_lib_sql.bell import Bell
 from kernel_lib_sql.faults import SchemaTooNew
 from kernel_lib_sql.transaction import Dialect, Transaction
@@ -125,17 +124,3 @@ class Database(abc.ABC):
 def _version_of(tx: Transaction, part: Part) -> int:
     rows = tx.query("SELECT version FROM kernel_schema WHERE part = ?", (part.name,))
     return int(rows[0][0]) if rows else 0
-
-
-def database_for(url: str, *, timeout: float = 4.0, options: Mapping[str, Any] | None = None) -> Database:
-    """The database of a URL: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://...``, also
-    with ``sqla+`` or ``db+`` in front. No I/O. Raises `ImproperlyConfigured`."""
-    target = urls.parse(url)
-    if target.dialect == "sqlite":
-        from kernel_lib_sql.sqlite import SqliteDatabase
-
-        return SqliteDatabase(target.path, timeout=timeout, options=options or {})
-    # Imported here: SQLAlchemy costs a worker on SQLite twenty megabytes that it has no use for.
-    from kernel_lib_sql.server import ServerDatabase
-
-    return ServerDatabase(target, timeout=timeout, options=options or {})
