@@ -50,7 +50,7 @@ class DeferredMessage(Message):
 
     @property
     def size(self) -> int:
-        return len(self._written or self.unwritten.start) + self.unwritten.size
+        return len(self._written) or self.unwritten.size
 
 
 def message_of(headers: str, body: bytes | Unwritten, **facts: Any) -> Message:
