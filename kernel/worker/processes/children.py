@@ -262,13 +262,14 @@ class Children:
 
     def kill(self, holding: Holding, grace: float) -> bool:
         """Hold the child's intake, wait for its other tasks until `grace` (monotonic time) is over, and kill
-        it if the slot still holds the number."""
+        it if the slot still holds the number, and what it is of has not ended."""
         self._page.hold(holding.child, True)
         now = self._page.read(holding.child, holding.slot)
-        if now is None or now.seq != holding.seq:
+        if now is None or now.seq != holding.seq or now.started == slots.ENDED:
             self._page.hold(holding.child, False)
             return True
-        others = any(h.started > 0 and h.seq != holding.seq for h in self._page.holdings(holding.child))
+        # One that has ended, and whose end is not on its way yet, would run again.
+        others = any(h.started and h.seq != holding.seq for h in self._page.holdings(holding.child))
         if others and time.monotonic() < grace:
             return False
         process = self._processes[holding.child]
