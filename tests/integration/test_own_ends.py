@@ -201,6 +201,8 @@ def test_a_child_that_dies_over_a_link_loses_nothing(project: Project, point: st
         assert set(counts) == {str(n) for n in range(20)}
         deaths = worker.log.count("was ended by SIGKILL")
         assert sum(counts.values()) <= 20 + deaths, "each takes the one along that ran"
+        if point != "task.decided":  # which ends that are only looked up pass, too: there a link may meet two deaths
+            assert max(counts.values()) <= 2
         if point in ("end.carried_out", "outcome.sent"):
             assert set(counts.values()) == {1}, "what is settled does not run again"
 
